@@ -1,0 +1,28 @@
+package verger
+
+import (
+	_ "code.cloudfoundry.org/commandrunner"
+	_ "code.cloudfoundry.org/garden"
+	_ "code.cloudfoundry.org/garden/client"
+	_ "code.cloudfoundry.org/garden/server"
+	_ "code.cloudfoundry.org/lager/v3/lagertest"
+	_ "github.com/coreos/go-iptables/iptables"
+	_ "github.com/cyphar/filepath-securejoin"
+	_ "github.com/google/go-containerregistry/pkg/v1/layout"
+	_ "github.com/containerd/containerd/v2/pkg/archive"
+	_ "github.com/google/uuid"
+	_ "github.com/jessevdk/go-flags"
+	_ "github.com/moby/profiles/seccomp"
+	_ "github.com/moby/sys/capability"
+	_ "github.com/moby/sys/mountinfo"
+	_ "github.com/moby/sys/user"
+	_ "github.com/onsi/ginkgo/v2"
+	_ "github.com/onsi/gomega"
+	_ "github.com/opencontainers/runtime-spec/specs-go"
+	_ "github.com/rogpeppe/go-internal/testscript"
+	_ "github.com/vishvananda/netlink"
+	_ "github.com/vishvananda/netns"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/term"
+	_ "golang.org/x/sync/errgroup"
+)
