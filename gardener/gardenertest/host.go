@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -226,6 +227,7 @@ func (s *Server) step(name string, act func() error) error {
 	if gate != nil {
 		<-gate
 	}
+	runtime.Gosched() // whoever else can run may do so between any two steps
 	switch {
 	case dead:
 		return ErrKilled
