@@ -81,12 +81,29 @@ func settle() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
+	if err := hideUnified("/sys/fs/cgroup/unified"); err != nil {
+		return err
+	}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("find lo: %w", err)
 	}
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("set lo up: %w", err)
+	}
+	return nil
+}
+
+// hideUnified takes a hybrid host's cgroup v2 mount out of this mount
+// namespace, and only this one, if it has controllers: crun refuses to run
+// beside it.
+func hideUnified(mount string) error {
+	controllers, err := os.ReadFile(filepath.Join(mount, "cgroup.controllers"))
+	if err != nil || len(strings.TrimSpace(string(controllers))) == 0 {
+		return nil // not such a host
+	}
+	if err := unix.Unmount(mount, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("hide %s: %w", mount, err)
 	}
 	return nil
 }

@@ -1,0 +1,127 @@
+// Package oci makes and deletes sandboxes through any runc-compatible runtime
+// program, named by path. Processes are not its matter.
+package oci
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Runtime is a program with runc's command line (runc, crun).
+type Runtime struct {
+	Path      string   // the program
+	Root      string   // folder of its state (--root)
+	ExtraArgs []string // before the subcommand
+}
+
+// timeout bounds one call: a runtime that takes longer hangs.
+const timeout = 2 * time.Minute
+
+// Check returns an error unless Path is a program that calls itself an OCI
+// runtime.
+func (r Runtime) Check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, r.Path, "--version").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("runtime %s: %w: name a runc or crun with --runtime-plugin", r.Path, err)
+	}
+	if !bytes.Contains(out, []byte("spec: ")) {
+		first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+		return fmt.Errorf("runtime %s is no OCI runtime (--version says %q): name a runc or crun with --runtime-plugin", r.Path, first)
+	}
+	return nil
+}
+
+// Run makes the sandbox id from bundle and starts its init, which inherits
+// listener as descriptor 3. It returns init's pid.
+func (r Runtime) Run(ctx context.Context, bundle, id string, listener *os.File) (int, error) {
+	pidfile := filepath.Join(bundle, "pidfile")
+	err := r.call(ctx, bundle, []*os.File{listener},
+		"run", "--detach", "--no-new-keyring", "--preserve-fds", "1", "--bundle", bundle, "--pid-file", pidfile, id)
+	if err != nil {
+		return 0, err
+	}
+	raw, err := os.ReadFile(pidfile)
+	if err != nil {
+		return 0, fmt.Errorf("runtime left no pid: %w", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil || pid <= 1 {
+		return 0, fmt.Errorf("runtime left pid %q", raw)
+	}
+	return pid, nil
+}
+
+// Knows tells whether the runtime holds state of id.
+func (r Runtime) Knows(id string) (bool, error) {
+	_, err := os.Stat(filepath.Join(r.Root, id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Delete removes what the runtime holds of id, whose init has ended. One it
+// does not know is done.
+func (r Runtime) Delete(ctx context.Context, bundle, id string) error {
+	known, err := r.Knows(id)
+	if err != nil || !known {
+		return err
+	}
+	err = r.call(ctx, bundle, nil, "delete", id)
+	if err == nil {
+		return nil
+	}
+	// A create that was killed half-way leaves what only force removes.
+	return r.call(ctx, bundle, nil, "delete", "--force", id)
+}
+
+// call runs one subcommand. Its stdio is /dev/null, since what the runtime
+// inherits, init keeps; its complaints come through a log file.
+func (r Runtime) call(ctx context.Context, dir string, inherit []*os.File, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	log := filepath.Join(dir, args[0]+".log")
+	all := append([]string{"--root", r.Root, "--log", log, "--log-format", "json"}, r.ExtraArgs...)
+	cmd := exec.CommandContext(ctx, r.Path, append(all, args...)...)
+	cmd.ExtraFiles = inherit
+	err := cmd.Run()
+	if err == nil {
+		return nil
+	}
+	name := filepath.Base(r.Path) + " " + args[0]
+	if msg := lastError(log); msg != "" {
+		return fmt.Errorf("%s: %w: %s", name, err, msg)
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// lastError returns the message of the last line of level error in a log of
+// JSON lines, or the last line as it is.
+func lastError(path string) string {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	var last string
+	for line := range strings.Lines(string(raw)) {
+		var entry struct{ Level, Msg string }
+		if json.Unmarshal([]byte(line), &entry) != nil {
+			last = strings.TrimSpace(line)
+		} else if entry.Level == "error" || entry.Level == "fatal" || last == "" {
+			last = entry.Msg
+		}
+	}
+	return last
+}
