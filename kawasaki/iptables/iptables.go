@@ -54,9 +54,10 @@ type Firewall struct {
 }
 
 type request struct {
-	change firewall.Change
-	check  bool // also see whether the rules of change.Add stand
-	done   chan error
+	change  firewall.Change
+	rewrite bool // all rules, whatever stands
+	check   bool // rewrite if the rules of change.Add do not stand
+	done    chan error
 }
 
 // New returns a firewall that has touched nothing yet.
@@ -79,7 +80,7 @@ func (f *Firewall) Start(containers []firewall.Container) error {
 	if err := f.open(); err != nil {
 		return err
 	}
-	return f.do(&request{change: firewall.Change{Add: containers}, check: true})
+	return f.do(&request{change: firewall.Change{Add: containers}, rewrite: true})
 }
 
 func (f *Firewall) open() error {
@@ -178,7 +179,7 @@ func (f *Firewall) applyAll(batch []*request) error {
 	var change firewall.Change
 	rewrite := false
 	for _, r := range batch {
-		rewrite = rewrite || r.check && !f.stands(r.change.Add)
+		rewrite = rewrite || r.rewrite || r.check && !f.stands(r.change.Add)
 		for _, c := range r.change.Remove {
 			if known, ok := f.applied[c.ID]; ok && next[c.ID] == known {
 				change.Remove = append(change.Remove, known)
