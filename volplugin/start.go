@@ -214,6 +214,12 @@ func (s *Store) recover() error {
 	}
 	for _, e := range entries {
 		h := e.Name()
+		if !e.IsDir() {
+			if err := tree.Remove(s.volumeDir(h)); err != nil {
+				return err
+			}
+			continue
+		}
 		var v volume
 		err := atomicfile.ReadJSON(s.recordFile(h), &v)
 		if err == nil && (v.Handle != h || handle.Validate(h) != nil) {
