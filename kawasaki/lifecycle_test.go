@@ -500,6 +500,16 @@ var _ = Describe("a networker", func() {
 			Expect(run("iptables", "-S", "w--forward")).To(ContainSubstring("--comment one "))
 		})
 
+		It("makes a bridge that was removed meanwhile", func() {
+			h := newHouse(nil)
+			s := h.connect("one")
+			crash(h)
+			Expect(netlink.LinkDel(must(netlink.LinkByName(s.bridge())))).To(Succeed())
+			Expect(ping(s.address())).NotTo(Succeed())
+			Expect(h.Restore(log, "one")).To(Succeed())
+			Eventually(ping).WithArguments(s.address()).Should(Succeed())
+		})
+
 		It("takes a container whose process has ended as restored", func() {
 			h := newHouse(nil)
 			s := h.connect("one")

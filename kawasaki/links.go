@@ -190,10 +190,27 @@ func loopback(kernel *netlink.Handle) error {
 	return nil
 }
 
-// connected tells whether the host's end of the link stands.
-func (p plumber) connected(l Lease) bool {
-	_, err := netlink.LinkByName(p.names.HostLink(l.ID))
-	return err == nil
+// mend makes the bridge of a connected lease anew if somebody has removed it,
+// and puts the link back on it. It tells whether there is a link at all.
+func (p plumber) mend(l Lease) (connected bool, err error) {
+	link, err := netlink.LinkByName(p.names.HostLink(l.ID))
+	if vanished(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("link %s: %w", p.names.HostLink(l.ID), err)
+	}
+	if err := p.bridge(l); err != nil {
+		return true, err
+	}
+	bridge, err := netlink.LinkByName(p.names.Bridge(l.Subnet))
+	if err == nil && link.Attrs().MasterIndex != bridge.Attrs().Index {
+		err = netlink.LinkSetMaster(link, bridge)
+	}
+	if err != nil {
+		return true, fmt.Errorf("link %s: put on bridge: %w", link.Attrs().Name, err)
+	}
+	return true, nil
 }
 
 // disconnect removes the link, if the kernel has not done so with the

@@ -121,7 +121,8 @@ func (n *Networker) take(folder string) (Lease, error) {
 
 // Restore takes a container over from an earlier server. Start has taken its
 // lease again; Restore makes sure that its bridge and its rules stand, and
-// makes them if they do not. It fails if there is no lease.
+// makes them if they do not. It fails if there is no lease. A container whose
+// processes have ended has no link any more, which is no error.
 func (n *Networker) Restore(log lager.Logger, h string) error {
 	if err := handle.Validate(h); err != nil {
 		return err
@@ -138,13 +139,12 @@ func (n *Networker) Restore(log lager.Logger, h string) error {
 	if err := n.rules.Restore(a.lease.container(n.names)); err != nil {
 		return err
 	}
-	p := n.plumber()
-	if !p.connected(a.lease) {
+	connected, err := n.plumber().mend(a.lease)
+	if err == nil && !connected {
 		// Its first process has ended, and the link with it.
 		log.Info("network-link-gone", lager.Data{"handle": h, "link": n.names.HostLink(a.lease.ID)})
-		return nil
 	}
-	return p.bridge(a.lease)
+	return err
 }
 
 // Stop takes back at once what rests, and returns when nothing works in the
