@@ -633,7 +633,6 @@ static void progressed(struct process *p) {
 			p->state = RUNNING;
 		p->tell |= TELL_STARTED;
 	}
-	flush();
 }
 
 static void reap(void) {
@@ -699,6 +698,7 @@ int main(void) {
 				flush();
 		} else {
 			progressed(e.data.ptr);
+			flush();
 		}
 	}
 }

@@ -206,6 +206,24 @@ var _ = Describe("gdn-init", Label("root"), Ordered, ContinueOnFailure, func() {
 		Expect(known).To(BeEmpty())
 	})
 
+	It("starts what ends before anybody can look", func() {
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() {
+				defer GinkgoRecover()
+				for range 50 {
+					p, err := conn.Start(keeper.Start{Args: []string{"/bin/true"}, Dir: "/"})
+					Expect(err).NotTo(HaveOccurred())
+					<-p.Ended()
+					Expect(p.Status()).To(BeZero())
+					Expect(p.Forget()).To(Succeed())
+					p.CloseFiles()
+				}
+			})
+		}
+		wg.Wait()
+	})
+
 	Describe("a server that comes back", func() {
 		It("finds running and ended processes, their output and exit codes", func() {
 			running := start(keeper.Start{ID: "running", Args: []string{"/bin/cat"}})
