@@ -148,6 +148,25 @@ var _ = Describe("starting", func() {
 		})
 	})
 
+	DescribeTable("destroys what one component alone knows of",
+		func(make func(*gardenertest.Server) error) {
+			Expect(make(server)).To(Succeed())
+			Expect(host.Left()).To(HaveLen(1))
+			again, _ := restart(host)
+			expectClean(host, again)
+		},
+		Entry("a network", func(s *gardenertest.Server) error {
+			return s.Networker.PrepareNetwork(nil, garden.ContainerSpec{Handle: "h"})
+		}),
+		Entry("a volume", func(s *gardenertest.Server) error {
+			_, err := s.Volumizer.Create(nil, garden.ContainerSpec{Handle: "h"})
+			return err
+		}),
+		Entry("a record", func(s *gardenertest.Server) error {
+			return s.Properties.SetAll("h", garden.Properties{"garden.state": "created"})
+		}),
+	)
+
 	When("a container cannot be destroyed", func() {
 		var (
 			again   *gardener.Gardener

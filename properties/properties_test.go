@@ -204,6 +204,24 @@ var _ = Describe("properties in a folder", func() {
 		})
 	})
 
+	It("has on disk what it has in memory, after a handle was changed and forgotten at once", func() {
+		for range 100 {
+			m.Set("h", "a", "0")
+			var all sync.WaitGroup
+			for range 4 {
+				all.Go(func() { m.Set("h", "a", "1") })
+			}
+			all.Go(func() {
+				defer GinkgoRecover()
+				Expect(m.DestroyKeySpace("h")).To(Succeed())
+			})
+			all.Wait()
+			want, err := m.All("h")
+			Expect(err).NotTo(HaveOccurred())
+			Expect(reopen().All("h")).To(Equal(want))
+		}
+	})
+
 	It("agrees with a map after any changes, and so does the folder", func() {
 		var workers sync.WaitGroup
 		for w := range 4 {
