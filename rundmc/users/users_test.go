@@ -27,6 +27,7 @@ bob:x:1002:1002::/:/bin/sh
 alice:x:7:7:a second alice:/second:/bin/sh
 1000:x:55:55:a number for a name:/number:/bin/sh
 homeless:x:1003:1003:::
+#eve:x:6:6::/:
 high:x:4294967294:4294967294::/high:
 short:x:1004:1004
 overflown:x:4294967296:0::/:
@@ -88,6 +89,7 @@ var _ = Describe("a user", func() {
 			Expect(err).To(MatchError(message))
 		},
 		Entry("unknown name", "carol", "unable to find user carol: not in the container's /etc/passwd"),
+		Entry("somebody commented out", "#eve", "unable to find user #eve: not in the container's /etc/passwd"),
 		Entry("unknown group", "alice:carols", "unable to find group carols: not in the container's /etc/group"),
 		Entry("2^32-1", "4294967295", "unable to find user 4294967295: ids run from 0 to 4294967294"),
 		Entry("2^32, which must not wrap to root", "4294967296", "unable to find user 4294967296: ids run from 0 to 4294967294"),
