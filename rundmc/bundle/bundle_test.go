@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 the deprecated LimitInShares is still honoured
+
 package bundle_test
 
 import (

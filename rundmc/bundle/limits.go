@@ -37,6 +37,7 @@ const (
 func cpu(c Config, d spec.DesiredContainerSpec, r *specs.LinuxResources) {
 	shares := d.Limits.CPU.Weight
 	if shares == 0 {
+		//lint:ignore SA1019 older clients still send it
 		shares = d.Limits.CPU.LimitInShares
 	}
 	if shares == 0 {
