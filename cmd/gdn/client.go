@@ -1,0 +1,88 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"code.cloudfoundry.org/garden"
+	"code.cloudfoundry.org/garden/client/connection"
+	"code.cloudfoundry.org/lager/v3"
+)
+
+// clientOptions are those of every command that needs a server.
+type clientOptions struct {
+	Socket string `long:"socket" env:"GDN_SOCKET" default:"/run/gdn/garden.sock" value-name:"PATH" description:"The server's socket, or its HOST:PORT"`
+}
+
+// connect returns a connection to the server. Nothing is dialled before the
+// first call.
+func (o clientOptions) connect() connection.Connection {
+	return connection.NewWithDialerAndLogger(o.dial, silent)
+}
+
+// dial ignores the name the client asks for: there is one server.
+func (o clientOptions) dial(string, string) (net.Conn, error) {
+	network := "tcp"
+	if strings.Contains(o.Socket, "/") {
+		network = "unix"
+	}
+	return net.DialTimeout(network, o.Socket, 5*time.Second)
+}
+
+// silent is a logger without a sink: what goes wrong comes back as an error.
+var silent = lager.NewLogger("gdn")
+
+// control acts on a process that another connection follows, over an
+// attachment of its own. The one that follows will not do: the server reads
+// it no further once stdin has ended, or while the process reads no input.
+func (o clientOptions) control(handle, process string, act func(garden.Process) error) error {
+	var mu sync.Mutex
+	var open []net.Conn
+	conn := connection.NewWithDialerAndLogger(func(network, address string) (net.Conn, error) {
+		c, err := o.dial(network, address)
+		if err == nil {
+			mu.Lock()
+			defer mu.Unlock()
+			open = append(open, c)
+		}
+		return c, err
+	}, silent)
+	defer func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range open {
+			_ = c.Close() // it has served
+		}
+	}()
+	attached, err := conn.Attach(handle, process, garden.ProcessIO{})
+	if err != nil {
+		return err
+	}
+	return act(attached)
+}
+
+// explain turns what the client library says into what a person can act on.
+func (o clientOptions) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	if missing, ok := errors.AsType[garden.ContainerNotFoundError](err); ok {
+		return fmt.Errorf("no container %q: see \"gdn ps\"", missing.Handle)
+	}
+	if missing, ok := errors.AsType[garden.ProcessNotFoundError](err); ok {
+		return fmt.Errorf("no process %q: \"gdn ps\" lists those that run", missing.ProcessID)
+	}
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("no server at %s: start one with \"gdn server\" or name it with --socket", o.Socket)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("no access to %s: be root or in the socket's group", o.Socket)
+	}
+	return err
+}
