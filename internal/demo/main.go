@@ -53,6 +53,9 @@ func demo(gdn string) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := os.Chmod(dir, 0o755); err != nil { // the containers' root passes through
+		return errors.Join(err, os.RemoveAll(dir))
+	}
 	server, err := start(gdn, dir)
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(dir))
@@ -66,7 +69,14 @@ func demo(gdn string) (err error) {
 	if err := server.ready(interrupted); err != nil {
 		return err
 	}
-	return server.run("run", "--rm", "--", "sh", "-c", look)
+	if _, err := server.run("run", "--rm", "--handle", "demo", "--", "sh", "-c", look); err != nil {
+		return err
+	}
+	took, err := server.run("run", "--rm", "--", "true")
+	if err == nil {
+		fmt.Printf("  %v from prompt to prompt: a container made, used and destroyed.\n", took.Round(time.Millisecond))
+	}
+	return err
 }
 
 // A server is one running "gdn server" and how to reach it.
@@ -124,8 +134,8 @@ func (s *server) ready(interrupted <-chan os.Signal) error {
 	}
 }
 
-// run shows a gdn command and what it prints.
-func (s *server) run(args ...string) error {
+// run shows a gdn command and what it prints, and tells how long it took.
+func (s *server) run(args ...string) (time.Duration, error) {
 	fmt.Printf("  $ gdn %s\n\n", shown(args))
 	cmd := exec.Command(s.gdn, args...)
 	cmd.Env = append(os.Environ(), "GDN_SOCKET="+s.socket())
@@ -136,10 +146,12 @@ func (s *server) run(args ...string) error {
 		fmt.Print("    ", line)
 	}
 	if err != nil {
-		return fmt.Errorf("gdn %s: %w; the server's log:\n%s", args[0], err, s.logged())
+		return 0, fmt.Errorf("gdn %s: %w; the server's log:\n%s", args[0], err, s.logged())
 	}
-	fmt.Printf("\n  A container made, used and destroyed in %v.\n", took.Round(time.Millisecond))
-	return nil
+	if len(out) > 0 {
+		fmt.Println()
+	}
+	return took, nil
 }
 
 // stop destroys what is left and ends the server.
