@@ -25,7 +25,7 @@ func (g *Gardener) BulkInfo(handles []string) (map[string]garden.ContainerInfoEn
 func (g *Gardener) BulkMetrics(handles []string) (map[string]garden.ContainerMetricsEntry, error) {
 	return bulk(handles, func(handle string) garden.ContainerMetricsEntry {
 		metrics, err := (&container{gardener: g, handle: handle}).Metrics()
-		if err == (garden.ContainerNotFoundError{Handle: handle}) {
+		if _, taken := g.handles.get(handle); unknown(err) && !taken {
 			if pea, peaErr := g.peaMetrics(handle); peaErr == nil {
 				metrics, err = pea, nil
 			} else if !unknown(peaErr) {

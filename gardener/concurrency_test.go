@@ -135,6 +135,27 @@ var _ = Describe("many callers at once", func() {
 		}, NodeTimeout(testTimeout))
 	})
 
+	It("shows nothing of a container that runs but is not connected yet", func() {
+		unblock := server.Block("networker.network")
+		DeferCleanup(unblock)
+		created := make(chan error, 1)
+		go func() {
+			_, err := g.Create(garden.ContainerSpec{Handle: "h"})
+			created <- err
+		}()
+		Eventually(server.Steps).Should(ContainElement("networker.network"))
+		Expect(listed(g, all)).To(BeEmpty())
+		infos, err := g.BulkInfo([]string{"h"})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(infos["h"].Err.Err).To(Equal(notFound("h")))
+		metrics, err := g.BulkMetrics([]string{"h"})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(metrics["h"].Err).NotTo(BeNil())
+		Expect(metrics["h"].Err.Err).To(Equal(notFound("h")))
+		unblock()
+		Eventually(created).Should(Receive(BeNil()))
+	})
+
 	It("does not revive the properties of a container that is destroyed meanwhile", func() {
 		for range 300 {
 			c, err := g.Create(garden.ContainerSpec{Handle: "h"})

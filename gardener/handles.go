@@ -47,7 +47,7 @@ func (h *handles) claim(handle string, limit uint64) (*holder, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if _, ok := h.taken.Load(handle); ok {
-		return nil, fmt.Errorf("Handle '%s' already in use", handle) //nolint:staticcheck // clients match it
+		return nil, fmt.Errorf("Handle '%s' already in use", handle)
 	}
 	if limit > 0 && h.count >= limit {
 		return nil, errMaxContainers

@@ -73,7 +73,8 @@ func rootfsSpec(spec garden.ContainerSpec) (RootfsSpec, error) {
 	if uri == "" {
 		uri = spec.RootFSPath
 	} else if spec.RootFSPath != "" {
-		return RootfsSpec{}, errors.New("Cannot provide both Image.URI and RootFSPath") //nolint:staticcheck // clients match it
+		//lint:ignore ST1005 clients match it
+		return RootfsSpec{}, errors.New("Cannot provide both Image.URI and RootFSPath")
 	}
 	rootFS, err := parseURI(uri)
 	if err != nil {

@@ -1,6 +1,8 @@
 // Package propertiestest is the suite that every keeper of properties passes.
 package propertiestest
 
+//lint:file-ignore ST1001 it reads like the suites that use it
+
 import (
 	"fmt"
 	"sync"
