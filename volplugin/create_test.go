@@ -62,6 +62,16 @@ var _ = Describe("Create", func() {
 		Expect(read(w.create("three", tar, false), "f")).To(Equal("nxt"))
 	})
 
+	It("is not deceived by an archive that was changed and given its old time", func() {
+		tar := write(w.path("rootfs.tar"), archive(file("f", "old")))
+		info, err := os.Stat(tar)
+		Expect(err).NotTo(HaveOccurred())
+		w.create("one", tar, false)
+		write(tar, archive(file("f", "new")))
+		Expect(os.Chtimes(tar, info.ModTime(), info.ModTime())).To(Succeed())
+		Expect(read(w.create("two", tar, false), "f")).To(Equal("new"))
+	})
+
 	It("lays volumes over a folder and leaves it alone", func() {
 		folder := w.path("folder")
 		Expect(os.Mkdir(folder, 0o700)).To(Succeed())

@@ -172,7 +172,8 @@ func command(name string, args ...string) ([]byte, error) {
 	return exec.Command(name, args...).Output()
 }
 
-// FuzzLayer feeds any bytes to Layer beside a folder that must not change.
+// FuzzLayer feeds any bytes to Layer beside a folder that must not change. Run
+// it with -fuzzminimizetime 5x: the layers that it makes are slow to minimize.
 func FuzzLayer(f *testing.F) {
 	if os.Geteuid() != 0 {
 		f.Skip("needs root")
