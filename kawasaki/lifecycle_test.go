@@ -411,6 +411,13 @@ var _ = Describe("a networker", func() {
 			Expect(ping(again.address())).To(Succeed())
 		})
 
+		It("gets back what could not be recorded", func() {
+			h := newHouse(func(c *kawasaki.Config) { c.Pool = netip.MustParsePrefix("10.254.0.0/30") })
+			Expect(os.WriteFile(h.file("one", ""), nil, 0o600)).To(Succeed())
+			Expect(h.PrepareNetwork(log, garden.ContainerSpec{Handle: "one"})).To(MatchError(ContainSubstring("not a directory")))
+			h.connect("two")
+		})
+
 		It("knows the addresses of an earlier server", func() {
 			h := newHouse(small)
 			h.connect("one")
@@ -485,6 +492,15 @@ var _ = Describe("a networker", func() {
 			Expect(h.Handles()).To(BeEmpty())
 			settled(h)
 			Expect(run("iptables-save")).NotTo(ContainSubstring(id))
+		})
+
+		It("has creates wait for what rested", func() {
+			h := newHouse(func(c *kawasaki.Config) { c.Pool = netip.MustParsePrefix("10.254.0.0/30") })
+			s := h.connect("one")
+			s.end()
+			Expect(os.Rename(h.file("one", ""), h.file(".resting-"+s.props["kawasaki.iptable-inst"], ""))).To(Succeed())
+			crash(h)
+			Expect(h.connect("two").address()).To(Equal(s.address()))
 		})
 
 		It("writes rules that were flushed meanwhile", func() {

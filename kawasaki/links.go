@@ -99,7 +99,6 @@ func (p plumber) tryConnect(l Lease, ns *os.File) error {
 	veth := netlink.NewVeth(netlink.LinkAttrs{Name: name, MTU: p.mtu, TxQLen: -1})
 	veth.PeerName = p.names.ContainerLink(l.ID)
 	veth.PeerNamespace = netlink.NsFd(int(ns.Fd()))
-	veth.PeerMTU = uint32(p.mtu)
 	err = netlink.LinkAdd(veth)
 	if errors.Is(err, fs.ErrExist) {
 		// What an earlier attempt left leads to who knows where.

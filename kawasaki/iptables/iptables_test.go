@@ -186,6 +186,16 @@ var _ = DescribeTableSubtree("a firewall of", func(program string) {
 		Entry("rules", "-t", "nat", "-F", "w--postrouting"),
 	)
 
+	It("writes nothing when all stands", func() {
+		log := filepath.Join(GinkgoT().TempDir(), "log")
+		f = New(Config{Names: n, Iptables: program, Restore: instead(program, "echo $1 >>"+log)})
+		Expect(f.Start([]firewall.Container{nth(1), nth(2)})).To(Succeed())
+		Expect(os.Truncate(log, 0)).To(Succeed())
+		Expect(f.Restore(nth(1))).To(Succeed())
+		Expect(f.Restore(nth(2))).To(Succeed())
+		Expect(os.ReadFile(log)).To(BeEmpty())
+	})
+
 	It("restores a container that it did not know", func() {
 		Expect(f.Start(nil)).To(Succeed())
 		Expect(f.Restore(nth(7))).To(Succeed())
