@@ -44,6 +44,7 @@ var _ = Describe("an embedded backend", Label("root"), func() {
 			StateDir: filepath.Join(dir, "state"), StoreDir: filepath.Join(dir, "store"), Tag: "ve",
 			Runtime: testhost.Runtimes()["runc"], InitBin: init, DefaultRootfs: rootfs, Log: log,
 		}
+		DeferCleanup(func() { sweep(config) })
 	})
 
 	start := func() *verger.Backend {
@@ -147,3 +148,16 @@ var _ = Describe("an embedded backend", Label("root"), func() {
 		}
 	})
 })
+
+// sweep destroys the containers that a test which failed has left.
+func sweep(config verger.Config) {
+	left, err := filepath.Glob(filepath.Join(config.StateDir, "depot", "*"))
+	if err != nil || len(left) == 0 {
+		return
+	}
+	config.DestroyContainersOnStartup = true
+	backend, err := verger.New(config)
+	Expect(err).NotTo(HaveOccurred())
+	Expect(backend.Start()).To(Succeed())
+	Expect(backend.Stop()).To(Succeed())
+}
