@@ -34,6 +34,9 @@ import (
 
 func TestMain(m *testing.M) {
 	testhost.Isolate()
+	if top := os.Getenv(crasherEnv); top != "" {
+		crash(top)
+	}
 	os.Exit(m.Run())
 }
 
