@@ -145,7 +145,7 @@ var _ = Describe("a layout", func() {
 				Expect(os.WriteFile(blob(image), append(raw, ' '), 0o600)).To(Succeed())
 			}),
 			Entry("the manifest is missing", "no such file", func() { Expect(os.Remove(blob(image))).To(Succeed()) }),
-			Entry("the manifest is a pipe", "not a regular file", func() {
+			Entry("the manifest is a folder", "not a regular file", func() {
 				Expect(os.Remove(blob(image))).To(Succeed())
 				Expect(os.Mkdir(blob(image), 0o700)).To(Succeed())
 			}),
