@@ -17,7 +17,7 @@ PACKAGES := gcc libc6-dev musl-tools libseccomp-dev pkg-config busybox-static \
 
 # Packages without the kernel in them, which are cheap to run under -race.
 PURE := $(shell go list -f '{{if .TestGoFiles}}{{.ImportPath}}{{else if .XTestGoFiles}}{{.ImportPath}}{{end}}' ./... 2>/dev/null | \
-          grep -E '/(gardener|properties|sysinfo|kawasaki/(subnets|firewall)|rundmc/bundle|internal/(atomicfile|handle))$$')
+          grep -E '/(gardener|properties|sysinfo|kawasaki/(dns|subnets|firewall)|rundmc/(bundle|replay|users)|volplugin/ocilayout|internal/(atomicfile|handle|rootfs))$$')
 
 .PHONY: help deps build gdn demo test check bench clean install
 
@@ -55,7 +55,7 @@ test: build check ## everything that CI runs
 	@echo '== pure packages, with the race detector'
 	go test -race $(PURE)
 	@echo '== all packages'
-	$(TOOL) ginkgo run -r -p=false --keep-going --poll-progress-after=120s --timeout=18m
+	$(TOOL) ginkgo run -r --keep-going --poll-progress-after=120s --timeout=18m
 
 check: $(ASSETS)/gdn-init $(ASSETS)/rootfs.tar ## formatting, vet, staticcheck, imports, links in docs
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
