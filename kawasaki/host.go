@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/verger-garden/verger/kawasaki/firewall"
 )
 
 // maxMTU is the largest MTU of a link, whatever the host's is.
@@ -21,7 +23,7 @@ type host struct {
 }
 
 // findHost asks the kernel for what the configuration leaves open.
-func findHost(c Config) (host, error) {
+func findHost(c Config, names firewall.Names) (host, error) {
 	h := host{externalIP: c.ExternalIP, mtu: c.MTU}
 	outward, err := defaultLink()
 	if err != nil {
@@ -35,7 +37,7 @@ func findHost(c Config) (host, error) {
 	}
 	h.mtu = min(h.mtu, maxMTU)
 	if !h.externalIP.IsValid() {
-		if h.externalIP, err = addressOf(outward); err != nil {
+		if h.externalIP, err = addressOf(outward, names); err != nil {
 			return host{}, err
 		}
 	}
@@ -67,8 +69,8 @@ func defaultLink() (netlink.Link, error) {
 }
 
 // addressOf is the first global IPv4 address of link, else of the host, else
-// the loopback's.
-func addressOf(link netlink.Link) (netip.Addr, error) {
+// the loopback's. Containers' gateways are none of the host's.
+func addressOf(link netlink.Link, names firewall.Names) (netip.Addr, error) {
 	candidates := []netlink.Link{nil}
 	if link != nil {
 		candidates = []netlink.Link{link, nil}
@@ -79,7 +81,7 @@ func addressOf(link netlink.Link) (netip.Addr, error) {
 			return netip.Addr{}, fmt.Errorf("list addresses: %w", err)
 		}
 		for _, a := range addresses {
-			if ip, ok := netip.AddrFromSlice(a.IP.To4()); ok && !ip.IsLoopback() && !ip.IsLinkLocalUnicast() {
+			if ip, ok := netip.AddrFromSlice(a.IP.To4()); ok && ip.IsGlobalUnicast() && !names.Owns(a.Label) {
 				return ip, nil
 			}
 		}

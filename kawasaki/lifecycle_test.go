@@ -146,6 +146,45 @@ var _ = Describe("a networker", func() {
 			}))
 		})
 
+		It("shows the host's address, or the first there is, or the loopback's", func() {
+			external := func(h *house, handle string) string {
+				GinkgoHelper()
+				return h.connect(handle).props["garden.network.external-ip"]
+			}
+			h := newHouse(nil)
+			Expect(external(h, "one")).To(Equal("127.0.0.1"))
+			Expect(h.Stop()).To(Succeed())
+			h.again()
+			Expect(external(h, "two")).To(Equal("127.0.0.1")) // not the gateway of one
+			Expect(h.Stop()).To(Succeed())
+
+			bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}}
+			Expect(netlink.LinkAdd(bridge)).To(Succeed())
+			DeferCleanup(netlink.LinkDel, bridge)
+			up("eth0", "169.254.1.1/16", "198.51.100.7/24")
+			h.again()
+			Expect(external(h, "three")).To(Equal("198.51.100.7"))
+			Expect(h.Stop()).To(Succeed())
+
+			newOutside()
+			h.again()
+			Expect(external(h, "four")).To(Equal("192.0.2.1"))
+			Expect(h.Stop()).To(Succeed())
+
+			h.config.ExternalIP = netip.MustParseAddr("203.0.113.9")
+			h.again()
+			Expect(external(h, "five")).To(Equal("203.0.113.9"))
+		})
+
+		It("is made in spite of links that vanish meanwhile", func() {
+			h := newHouse(nil)
+			Expect(h.PrepareNetwork(log, garden.ContainerSpec{Handle: "one"})).To(Succeed())
+			Eventually(run).WithArguments("iptables-save").Should(ContainSubstring("--comment one "))
+			Expect(netlink.LinkDel(must(netlink.LinkByName("wbrdg-0afe0000")))).To(Succeed())
+			Expect(h.Network(log, garden.ContainerSpec{Handle: "one"}, newSandbox(0).pid)).To(Succeed())
+			Expect(ping("10.254.0.2")).To(Succeed())
+		})
+
 		DescribeTable("has the MTU",
 			func(mtu, want int) {
 				newOutside() // the default route's link has 1400

@@ -20,7 +20,7 @@ import (
 // lease that cannot be read is logged and set aside.
 func (n *Networker) Start() error {
 	var err error
-	if n.host, err = findHost(n.config); err != nil {
+	if n.host, err = findHost(n.config, n.names); err != nil {
 		return err
 	}
 	// Readable, as the runtime reaches the DNS files as a container's root.
