@@ -1,0 +1,50 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"syscall"
+
+	"code.cloudfoundry.org/garden"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+)
+
+var _ = Describe("what people are told", func() {
+	o := clientOptions{Socket: "/x.sock"}
+	dial := func(errno syscall.Errno) error {
+		return &url.Error{Op: "Get", URL: "http://api/ping", Err: &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", errno)}}
+	}
+
+	DescribeTable("of an error",
+		func(err error, expected string) {
+			Expect(o.explain(err)).To(MatchError(expected))
+		},
+		Entry("no socket", dial(syscall.ENOENT), `no server at /x.sock: start one with "gdn server" or name it with --socket`),
+		Entry("a socket left behind", dial(syscall.ECONNREFUSED), `no server at /x.sock: start one with "gdn server" or name it with --socket`),
+		Entry("somebody else's socket", dial(syscall.EACCES), `no access to /x.sock: be root or in the socket's group`),
+		Entry("no such container", garden.ContainerNotFoundError{Handle: "web"}, `no container "web": see "gdn ps"`),
+		Entry("no such process", fmt.Errorf("attach: %w", garden.ProcessNotFoundError{ProcessID: "p"}), `no process "p": "gdn ps" lists those that run`),
+		Entry("anything else", errors.New("as it is"), "as it is"),
+	)
+
+	DescribeTable("when an exit code is missing",
+		func(err error, expected string) {
+			Expect(lost(err, "web", "p")).To(MatchError(expected))
+		},
+		Entry("server stopped", errors.New("connection: decode failed: EOF"),
+			`the server went away, process p of container web did not: follow it again with "gdn attach web p"`),
+		Entry("server killed", fmt.Errorf("connection: decode failed: read: %w", syscall.ECONNRESET),
+			`the server went away, process p of container web did not: follow it again with "gdn attach web p"`),
+		Entry("container destroyed", errors.New("connection: process error: container destroyed"), "container destroyed"),
+	)
+
+	It("has no line break in it", func() {
+		Expect(oneLine(errors.Join(errors.New("one\n"), errors.New(" two"), io.EOF))).To(Equal("one; two; EOF"))
+	})
+})
