@@ -2,6 +2,7 @@ package verger_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -25,10 +26,11 @@ var _ = Describe("an embedded backend", Label("root"), func() {
 		log     *lagertest.TestLogger
 		running int
 	)
+	tag := fmt.Sprintf("%02x", os.Getpid()%256) // cgroups are one thing that test binaries share
 	BeforeEach(func() {
 		testhost.Need(GinkgoT(), "root", "iptables", "musl-gcc", "busybox")
 		running = runtime.NumGoroutine()
-		before = testhost.Take("garden-ve")
+		before = testhost.Take("garden-" + tag)
 		var err error
 		dir, err = os.MkdirTemp("", "verger")
 		Expect(err).NotTo(HaveOccurred())
@@ -41,7 +43,7 @@ var _ = Describe("an embedded backend", Label("root"), func() {
 		Expect(testhost.Busybox(rootfs, 0)).To(Succeed())
 		log = lagertest.NewTestLogger("verger")
 		config = verger.Config{
-			StateDir: filepath.Join(dir, "state"), StoreDir: filepath.Join(dir, "store"), Tag: "ve",
+			StateDir: filepath.Join(dir, "state"), StoreDir: filepath.Join(dir, "store"), Tag: tag,
 			Runtime: testhost.Runtimes()["runc"], InitBin: init, DefaultRootfs: rootfs, Log: log,
 		}
 		DeferCleanup(func() { sweep(config) })
@@ -84,7 +86,7 @@ var _ = Describe("an embedded backend", Label("root"), func() {
 		Expect(second.Destroy("web")).To(Succeed())
 		Expect(second.Stop()).To(Succeed())
 
-		Eventually(func() []string { return testhost.Diff(before, testhost.Take("garden-ve")) }).Should(BeEmpty())
+		Eventually(func() []string { return testhost.Diff(before, testhost.Take("garden-"+tag)) }).Should(BeEmpty())
 		Eventually(runtime.NumGoroutine).Should(BeNumerically("<=", running))
 		Expect(filepath.Glob(filepath.Join(dir, "state", "depot", "*"))).To(BeEmpty())
 		Expect(filepath.Glob(filepath.Join(dir, "store", "volumes", "*"))).To(BeEmpty())
@@ -119,7 +121,7 @@ var _ = Describe("an embedded backend", Label("root"), func() {
 			}
 			Expect(err).To(MatchError(ContainSubstring(expected)))
 			Expect(strings.Count(err.Error(), "\n")).To(BeZero())
-			Expect(testhost.Diff(before, testhost.Take("garden-ve"))).To(BeEmpty())
+			Expect(testhost.Diff(before, testhost.Take("garden-"+tag))).To(BeEmpty())
 		},
 		Entry("no runtime", func() { config.Runtime = "/no/such/runtime" }, "/no/such/runtime"),
 		Entry("not a runtime", func() { config.Runtime = "/bin/true" }, "/bin/true is no OCI runtime"),

@@ -31,7 +31,7 @@ func newGround(runtime string) ground {
 	Expect(carries(initAsset) && carries(rootfsAsset)).To(BeTrue(), `the tests need the assets: run "make build"`)
 
 	grounds++
-	tag := fmt.Sprintf("g%c", "0123456789abcdefghijklmnopqrstuvwxyz"[grounds%36])
+	tag := testTag(grounds)
 	dir, err := os.MkdirTemp("", "gdn") // short, for the sockets in it
 	Expect(err).NotTo(HaveOccurred())
 	Expect(os.Chmod(dir, 0o755)).To(Succeed()) // the containers' root passes through
@@ -54,6 +54,14 @@ network-pool = 10.250.%[4]d.0/24
 		Expect(testhost.Diff(before, after)).To(BeEmpty())
 	})
 	return g
+}
+
+// testTag is a tag that no other test of this run has, and hardly one of
+// another run: cgroups are one thing that test binaries share.
+func testTag(n int) string {
+	const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+	n = (os.Getpid()*37 + n) % (36 * 36)
+	return string([]byte{digits[n/36], digits[n%36]})
 }
 
 // sweep destroys what a test that failed has left.
