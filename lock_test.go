@@ -2,8 +2,11 @@ package verger
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -44,5 +47,53 @@ var _ = Describe("the lock of a directory", func() {
 		second, err := lockDir(dir)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(second.Close()).To(Succeed())
+	})
+})
+
+var _ = Describe("the lock of a tag", func() {
+	BeforeEach(func() { testhost.Need(GinkgoT(), "root") })
+	tag := fmt.Sprintf("lock-%d", os.Getpid()) // longer than any that a server has
+
+	It("is held by one server only, whose process id it tells", func() {
+		first, err := lockTag(tag)
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(unlockTag, first)
+		_, err = lockTag(tag)
+		Expect(err).To(Equal(&TagTakenError{Tag: tag, Holder: os.Getpid()}))
+		other, err := lockTag(tag + "x")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(unlockTag(other)).To(Succeed())
+	})
+
+	It("is free and leaves nothing when it is given back", func() {
+		first, err := lockTag(tag)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(unlockTag(first)).To(Succeed())
+		Expect(first.Name()).NotTo(BeAnExistingFile())
+		second, err := lockTag(tag)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(unlockTag(second)).To(Succeed())
+	})
+
+	It("has one holder at a time, however many come and go", func() {
+		var holding atomic.Int32
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				defer GinkgoRecover()
+				for taken := 0; taken < 50; {
+					lock, err := lockTag(tag)
+					if _, busy := errors.AsType[*TagTakenError](err); busy {
+						continue
+					}
+					Expect(err).NotTo(HaveOccurred())
+					Expect(holding.Add(1)).To(BeEquivalentTo(1))
+					holding.Add(-1)
+					Expect(unlockTag(lock)).To(Succeed())
+					taken++
+				}
+			})
+		}
+		wg.Wait()
 	})
 })

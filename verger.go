@@ -30,7 +30,8 @@ import (
 type Backend struct {
 	garden.Backend
 	config Config
-	lock   *os.File
+	lock   *os.File       // of the state directory
+	tag    *os.File       // of the tag
 	undo   []func() error // what stops the parts that have been started
 	stop   func() error
 }
@@ -157,12 +158,17 @@ func (c Config) policy() (bundle.Config, error) {
 	}, nil
 }
 
-// Lock makes sure that this is the only server on its state directory, until
-// Stop or the end of this process. Start does it too; it is for callers with
-// something to do in between.
+// Lock makes sure that this is the only server on its state directory and
+// with its tag, until Stop or the end of this process. Start does it too; it
+// is for callers with something to do in between.
 func (b *Backend) Lock() (err error) {
 	if b.lock == nil {
-		b.lock, err = lockDir(b.config.StateDir)
+		if b.lock, err = lockDir(b.config.StateDir); err != nil {
+			return err
+		}
+	}
+	if b.tag == nil {
+		b.tag, err = lockTag(b.config.Tag)
 	}
 	return err
 }
@@ -185,6 +191,9 @@ func (b *Backend) stopAll() error {
 	var problems []error
 	for _, undo := range slices.Backward(b.undo) {
 		problems = append(problems, undo())
+	}
+	if b.tag != nil {
+		problems = append(problems, unlockTag(b.tag))
 	}
 	if b.lock != nil {
 		problems = append(problems, b.lock.Close())

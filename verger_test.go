@@ -26,7 +26,7 @@ var _ = Describe("an embedded backend", Label("root"), func() {
 		log     *lagertest.TestLogger
 		running int
 	)
-	tag := fmt.Sprintf("%02x", os.Getpid()%256) // cgroups are one thing that test binaries share
+	tag := fmt.Sprintf("%02d", os.Getpid()%100) // cgroups are one thing that test binaries share
 	BeforeEach(func() {
 		testhost.Need(GinkgoT(), "root", "iptables", "musl-gcc", "busybox")
 		running = runtime.NumGoroutine()
