@@ -667,7 +667,13 @@ int main(void) {
 		setrlimit(RLIMIT_NOFILE, &all);
 	}
 
-	sigset_t mask;
+	// What whoever started the server had ignored or blocked is no matter of
+	// the processes here.
+	for (int sig = 1; sig < _NSIG; sig++)
+		signal(sig, SIG_DFL); // some cannot be set
+	sigset_t mask, none;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &mask, &inherited_mask);

@@ -41,7 +41,8 @@ var _ = Describe("gdn-init", Label("root"), Ordered, ContinueOnFailure, func() {
 		Expect(os.Mkdir(dir, 0o700)).To(Succeed())
 		socket, err := keeper.Listen(filepath.Join(dir, "init.sock"))
 		Expect(err).NotTo(HaveOccurred())
-		init = exec.Command(bin)
+		// As a server started by "nohup gdn &" has it.
+		init = exec.Command("/bin/sh", "-c", "trap '' HUP INT QUIT PIPE; exec "+bin)
 		init.ExtraFiles = []*os.File{socket}
 		init.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
 		Expect(init.Start()).To(Succeed())
