@@ -50,9 +50,6 @@ func lockDir(dir string) (*os.File, error) {
 	return file, err
 }
 
-// tagsDir has a lock per network namespace and tag in use.
-const tagsDir = "/run/gdn-tags"
-
 // lockTag takes the one lock of tag: what two servers with one tag make in
 // one network namespace has the same names, and each would take the other's
 // for its own leftovers. unlockTag ends it.
@@ -61,10 +58,7 @@ func lockTag(tag string) (*os.File, error) {
 	if err := unix.Stat("/proc/self/ns/net", &namespace); err != nil {
 		return nil, &os.PathError{Op: "stat", Path: "/proc/self/ns/net", Err: err}
 	}
-	if err := os.MkdirAll(tagsDir, 0o700); err != nil {
-		return nil, err
-	}
-	path := filepath.Join(tagsDir, fmt.Sprintf("%d-%s", namespace.Ino, tag))
+	path := fmt.Sprintf("/run/gdn-%d-%s.lock", namespace.Ino, tag)
 	for {
 		file, holder, err := lockFile(path)
 		if errors.Is(err, syscall.EWOULDBLOCK) {
