@@ -11,7 +11,6 @@ import (
 	"sync"
 
 	"code.cloudfoundry.org/garden"
-	"code.cloudfoundry.org/lager/v3"
 	"github.com/google/uuid"
 
 	"github.com/verger-garden/verger/gardener"
@@ -127,7 +126,7 @@ func (b *Backend) assemble() error {
 		containers,
 		props,
 		restorer,
-		noPeas{},
+		rundmc.PeaCleaner{},
 		c.Log,
 		c.MaxContainers,
 		!c.DisablePrivilegedContainers,
@@ -229,10 +228,3 @@ func stopNetwork(network *kawasaki.Networker) error {
 	}
 	return network.Uninstall()
 }
-
-// noPeas cleans up after processes with an image of their own, of which there
-// are none.
-type noPeas struct{}
-
-func (noPeas) CleanAll(lager.Logger) error      { return nil }
-func (noPeas) Clean(lager.Logger, string) error { return nil }

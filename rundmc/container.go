@@ -118,7 +118,7 @@ func (c *container) connect() error {
 			c.forget(k)
 			continue
 		}
-		p, err := c.newProcess(k)
+		p, err := c.newProcess(k, replay.Open)
 		if err != nil {
 			return err
 		}
@@ -161,14 +161,14 @@ func (c *container) watchInit() {
 	c.dead = true
 }
 
-// newProcess wraps one that init keeps, with what its replay buffers hold.
-func (c *container) newProcess(k *keeper.Process) (*process, error) {
+// newProcess wraps one that init keeps, with the replay buffers that open gives.
+func (c *container) newProcess(k *keeper.Process, open func(string, int) (*replay.Buffer, error)) (*process, error) {
 	p := &process{id: k.ID, tty: k.TTY, kept: k, done: make(chan struct{}), shutdown: c.shutdown}
-	out, err := replay.Open(c.path(filepath.Join(replayDir, k.ID+".out")), c.replaySize)
+	out, err := open(c.path(filepath.Join(replayDir, k.ID+".out")), c.replaySize)
 	if err != nil {
 		return nil, err
 	}
-	errBuf, err := replay.Open(c.path(filepath.Join(replayDir, k.ID+".err")), c.replaySize)
+	errBuf, err := open(c.path(filepath.Join(replayDir, k.ID+".err")), c.replaySize)
 	if err != nil {
 		_ = out.Close() // the first error tells more
 		return nil, err

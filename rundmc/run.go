@@ -15,6 +15,7 @@ import (
 
 	"github.com/verger-garden/verger/rundmc/bundle"
 	"github.com/verger-garden/verger/rundmc/keeper"
+	"github.com/verger-garden/verger/rundmc/replay"
 	"github.com/verger-garden/verger/rundmc/users"
 )
 
@@ -134,7 +135,7 @@ func (c *container) run(s garden.ProcessSpec, pio garden.ProcessIO) (*process, e
 	if err != nil {
 		return nil, c.explain(err, s, start)
 	}
-	p, err := c.newProcess(kept)
+	p, err := c.newProcess(kept, func(path string, size int) (*replay.Buffer, error) { return replay.New(path, size), nil })
 	if err != nil {
 		_ = kept.Signal(unix.SIGKILL) // nobody will know of it
 		kept.CloseFiles()

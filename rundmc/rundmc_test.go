@@ -149,8 +149,7 @@ func run(c *rundmc.Containerizer, handle string, s garden.ProcessSpec) result {
 	return result{code, out.String(), errout.String()}
 }
 
-func ptr[T any](v T) *T { return &v }
-
+//go:fix inline
 func behaves(runtime string, privileged bool) {
 	var (
 		w   *world
@@ -220,7 +219,7 @@ func behaves(runtime string, privileged bool) {
 			"/tmp/a/b\nalice 755\nalice 755\n"),
 		Entry("stdio that can be reopened", garden.ProcessSpec{User: "alice", Path: "/bin/sh", Args: []string{"-c", `echo out > /dev/stdout; ls -l /proc/self/fd/0 >/dev/null && : < /dev/stdin && echo in`}},
 			"out\nin\n"),
-		Entry("limits of resources", garden.ProcessSpec{Path: "/bin/sh", Args: []string{"-c", `ulimit -n; ulimit -f`}, Limits: garden.ResourceLimits{Nofile: ptr(uint64(99)), Fsize: ptr(uint64(512 * 7))}},
+		Entry("limits of resources", garden.ProcessSpec{Path: "/bin/sh", Args: []string{"-c", `ulimit -n; ulimit -f`}, Limits: garden.ResourceLimits{Nofile: new(uint64(99)), Fsize: new(uint64(512 * 7))}},
 			"99\n7\n"),
 	)
 

@@ -114,7 +114,7 @@ static int epfd, conn = -1, sigfd;
 static int greeted; // HELLO has been answered on conn
 static int welcome; // WELCOME is owed
 static struct rlimit nofile;
-static sigset_t inherited_mask;
+static uint64_t bounding; // init's own set, which never changes
 
 static void watch(int fd, uint32_t events, void *owner, int op) {
 	struct epoll_event e = {.events = events, .data.ptr = owner};
@@ -329,13 +329,9 @@ static int become(const struct request *q, const uint32_t *groups) {
 		return -1;
 	if (syscall(SYS_setgroups, (size_t)q->groups, groups) < 0 || syscall(SYS_setresgid, q->gid, q->gid, q->gid) < 0)
 		return -1;
-	for (int cap = 0; cap < 64; cap++) {
-		int in = prctl(PR_CAPBSET_READ, cap, 0, 0, 0);
-		if (in < 0)
-			break; // the kernel knows no more
-		if (in && !(q->bounding >> cap & 1) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
+	for (int cap = 0; cap < 64; cap++)
+		if ((bounding & ~q->bounding) >> cap & 1 && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
 			return -1;
-	}
 	// Inheritable first: after the change of ids nothing could be raised.
 	if (set_caps(mine, q->inheritable & mine) < 0)
 		return -1;
@@ -398,7 +394,9 @@ static void execute(char **argv, char **env) {
 // child becomes the process. stdio are the three descriptors to use; with a
 // TTY they are the slave's.
 static void child(const struct request *q, int payload, int progress, int stdio[3], int master) {
-	sigprocmask(SIG_SETMASK, &inherited_mask, NULL);
+	sigset_t none;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 	setsid();
 
 	char *data = q->payload ? mmap(NULL, q->payload, PROT_READ | PROT_WRITE, MAP_PRIVATE, payload, 0) : MAP_FAILED;
@@ -662,6 +660,8 @@ int main(void) {
 	prctl(PR_SET_NAME, "gdn-init", 0, 0, 0);
 	if (fcntl(LISTENER, F_SETFD, FD_CLOEXEC) < 0 || fcntl(LISTENER, F_SETFL, O_NONBLOCK) < 0)
 		return 2;
+	for (int cap = 0; cap < 64 && prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
+		bounding |= (uint64_t)prctl(PR_CAPBSET_READ, cap, 0, 0, 0) << cap;
 	if (getrlimit(RLIMIT_NOFILE, &nofile) == 0) {
 		struct rlimit all = {.rlim_cur = nofile.rlim_max, .rlim_max = nofile.rlim_max};
 		setrlimit(RLIMIT_NOFILE, &all);
@@ -671,12 +671,10 @@ int main(void) {
 	// the processes here.
 	for (int sig = 1; sig < _NSIG; sig++)
 		signal(sig, SIG_DFL); // some cannot be set
-	sigset_t mask, none;
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
+	sigset_t mask;
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &mask, &inherited_mask);
+	sigprocmask(SIG_SETMASK, &mask, NULL);
 	sigfd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
 	epfd = epoll_create1(EPOLL_CLOEXEC);
 	if (sigfd < 0 || epfd < 0)

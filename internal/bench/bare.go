@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +15,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/verger-garden/verger/internal/cgroups"
-	"github.com/verger-garden/verger/rundmc/keeper"
 )
 
 // bare is the runtime alone, on the bundle of one of the server's containers:
@@ -72,7 +72,13 @@ func (b *bare) cycle(pause time.Duration) (t steps, err error) {
 	if err := os.WriteFile(filepath.Join(bundle, "config.json"), raw, 0o600); err != nil {
 		return t, err
 	}
-	listener, err := keeper.Listen(filepath.Join(bundle, "init.sock"))
+	// What gdn-init expects as descriptor 3.
+	socket, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: filepath.Join(bundle, "init.sock"), Net: "unixpacket"})
+	if err != nil {
+		return t, err
+	}
+	defer socket.Close()
+	listener, err := socket.File()
 	if err != nil {
 		return t, err
 	}

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -59,8 +60,12 @@ func Of(pid int) (Paths, error) {
 	return paths, nil
 }
 
-// mountpoints maps each controller to where its hierarchy is mounted.
-func mountpoints() (map[string]string, error) {
+// mountpoints maps each controller to where its hierarchy is mounted. It is
+// read once: the host's mount table grows with the containers, and nobody
+// moves these.
+var mountpoints = sync.OnceValues(readMountpoints)
+
+func readMountpoints() (map[string]string, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,28 +64,53 @@ func (r Runtime) Run(ctx context.Context, bundle, id string, listener *os.File) 
 	return pid, nil
 }
 
-// Knows tells whether the runtime holds state of id.
-func (r Runtime) Knows(id string) (bool, error) {
-	_, err := os.Stat(filepath.Join(r.Root, id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
+// stateFiles are all that runc and crun keep of a running container in its
+// folder below Root. The one that tells whose it is comes last.
+var stateFiles = [][]string{
+	{"state.json"},                           // runc
+	{"seccomp.bpf", "config.json", "status"}, // crun
 }
 
-// Delete removes what the runtime holds of id, whose init has ended. One it
-// does not know is done.
+// Delete removes what the runtime holds of id, all of whose processes have
+// ended. One it does not know is done. The caller removes the cgroup.
+//
+// To start the program for this takes longer than all the rest of a destroy,
+// so state that holds nothing but what is known of runc and crun is removed
+// here; anything else is left to the runtime's own delete.
 func (r Runtime) Delete(ctx context.Context, bundle, id string) error {
-	known, err := r.Knows(id)
-	if err != nil || !known {
+	dir := filepath.Join(r.Root, id)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	err = r.call(ctx, bundle, nil, "delete", id)
-	if err == nil {
+	if len(r.ExtraArgs) == 0 { // which may say that there is more to undo
+		for _, known := range stateFiles {
+			if slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return !e.Type().IsRegular() || !slices.Contains(known, e.Name()) }) {
+				continue
+			}
+			return removeState(dir, known)
+		}
+	}
+	if err = r.call(ctx, bundle, nil, "delete", id); err == nil {
 		return nil
 	}
 	// A create that was killed half-way leaves what only force removes.
 	return r.call(ctx, bundle, nil, "delete", "--force", id)
+}
+
+func removeState(dir string, files []string) error {
+	for _, name := range files {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove runtime state: %w", err)
+		}
+	}
+	if err := os.Remove(dir); err != nil {
+		return fmt.Errorf("remove runtime state: %w", err)
+	}
+	return nil
 }
 
 // call runs one subcommand. Its stdio is /dev/null, since what the runtime

@@ -25,11 +25,16 @@ type Buffer struct {
 	mem  []byte // nil until the first Put, or until Open found a file
 }
 
+// New returns an empty buffer of size bytes; the first Put makes, or empties,
+// its file at path. A size of 0 keeps nothing.
+func New(path string, size int) *Buffer {
+	return &Buffer{path: path, size: uint64(size)}
+}
+
 // Open returns the buffer that path holds, with what an earlier process put
-// into it; a missing file is an empty buffer of size bytes, and is made by
-// the first Put. A size of 0 keeps nothing.
+// into it; a missing file is what New returns.
 func Open(path string, size int) (*Buffer, error) {
-	b := &Buffer{path: path, size: uint64(size)}
+	b := New(path, size)
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -133,6 +138,9 @@ func (b *Buffer) Close() error {
 
 // Remove closes the buffer and removes its file.
 func (b *Buffer) Remove() error {
+	if b.mem == nil {
+		return nil // no file
+	}
 	err := b.Close()
 	if rm := os.Remove(b.path); rm != nil && !errors.Is(rm, fs.ErrNotExist) {
 		err = errors.Join(err, rm)
