@@ -98,12 +98,9 @@ func (c *container) hold(pid int) error {
 	return nil
 }
 
-// connect greets init and adopts the processes that it keeps.
-func (c *container) connect() error {
-	conn, err := keeper.Dial(c.path(socketFile))
-	if err != nil {
-		return err
-	}
+// meet waits for init's answer on conn, which it takes over, and adopts the
+// processes that init keeps.
+func (c *container) meet(conn *keeper.Conn) error {
 	kept, err := conn.Hello()
 	if err != nil {
 		_ = conn.Close() // the first error tells more

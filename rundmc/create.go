@@ -58,42 +58,56 @@ func (c *Containerizer) Create(log lager.Logger, d spec.DesiredContainerSpec) er
 	if err := atomicfile.WriteJSON(made.path(bundleFile), built, 0o600); err != nil {
 		return err
 	}
-	listener, err := keeper.Listen(made.path(socketFile))
+	conn, pid, err := c.launch(made)
 	if err != nil {
 		return err
 	}
-	pid, err := c.config.Runtime.Run(context.Background(), dir, d.Handle, listener)
-	_ = listener.Close() // init has its own
-	if err != nil {
-		return err
-	}
-	return made.begin(pid)
-}
-
-// begin takes up the sandbox whose init is pid.
-func (c *container) begin(pid int) error {
-	if err := c.hold(pid); err != nil {
+	if err := made.begin(pid); err != nil {
+		_ = conn.Close() // the first error tells more
 		return fmt.Errorf("the container's init ended at once: %w", err)
 	}
-	started, err := startTime(pid)
-	if err != nil {
-		return fmt.Errorf("the container's init ended at once: %w", err)
-	}
-	paths, err := cgroups.Of(pid)
-	if err != nil {
-		return fmt.Errorf("the container's init ended at once: %w", err)
-	}
-	c.mu.Lock()
-	c.record.Pid, c.record.Started, c.record.Cgroups = pid, started, paths
-	err = c.save()
-	c.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	if err := c.connect(); err != nil {
+	if err := made.meet(conn); err != nil {
 		return fmt.Errorf("greet the container's init: %w", err)
 	}
 	return nil
+}
+
+// launch has the runtime make the sandbox and start init in it.
+func (c *Containerizer) launch(made *container) (*keeper.Conn, int, error) {
+	listener, err := keeper.Listen(made.path(socketFile))
+	if err != nil {
+		return nil, 0, err
+	}
+	defer listener.Close() // init has its own
+	conn, err := keeper.Dial(made.path(socketFile))
+	if err != nil {
+		return nil, 0, err
+	}
+	pid, err := c.config.Runtime.Run(context.Background(), made.dir, made.handle, listener)
+	if err != nil {
+		_ = conn.Close() // the first error tells more
+		return nil, 0, err
+	}
+	return conn, pid, nil
+}
+
+// begin takes hold of the init that the runtime has started, and records it.
+func (c *container) begin(pid int) error {
+	if err := c.hold(pid); err != nil {
+		return err
+	}
+	started, err := startTime(pid)
+	if err != nil {
+		return err
+	}
+	paths, err := cgroups.Of(pid)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.record.Pid, c.record.Started, c.record.Cgroups = pid, started, paths
+	return c.save()
 }
 
 // slim keeps of a bundle what processes and Info need.

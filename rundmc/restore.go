@@ -76,7 +76,11 @@ func (c *container) restore() (err error) {
 		c.proc, c.pidfd = nil, nil
 		return keeper.ErrGone
 	}
-	return c.connect()
+	conn, err := keeper.Dial(c.path(socketFile))
+	if err != nil {
+		return err
+	}
+	return c.meet(conn)
 }
 
 func (c *container) load() error {

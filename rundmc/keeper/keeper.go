@@ -81,7 +81,9 @@ type answer struct {
 	fds   []int
 }
 
-// Dial connects to the init that listens at path. Call Hello before all else.
+// Dial connects to the init that listens, or will, at path, and greets it.
+// Call Hello before all else. Dialling before init runs saves waiting for it
+// afterwards: the greeting is there when it looks.
 func Dial(path string) (*Conn, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -110,6 +112,10 @@ func Dial(path string) (*Conn, error) {
 		listing:   make(chan int, 1),
 	}
 	go c.read()
+	if err := c.send(&request{kind: msgHello}, nil); err != nil {
+		_ = c.Close() // the first error tells more
+		return nil, err
+	}
 	return c, nil
 }
 
@@ -124,12 +130,9 @@ func (c *Conn) Close() error {
 // Done is closed when the connection has ended, by Close or with init.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
-// Hello greets init and returns the processes it keeps. It fails with ErrGone
-// if init ends before it answers.
+// Hello waits for init's answer to the greeting and returns the processes it
+// keeps. It fails with ErrGone if init ends before it answers. Call it once.
 func (c *Conn) Hello() ([]*Process, error) {
-	if err := c.send(&request{kind: msgHello}, nil); err != nil {
-		return nil, err
-	}
 	deadline := time.NewTimer(replyTimeout)
 	defer deadline.Stop()
 	select {
