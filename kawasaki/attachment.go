@@ -91,6 +91,7 @@ func (n *Networker) lease(h string) (Lease, error) {
 	l := newLease(h, subnet)
 	if err := n.records.write(l); err != nil {
 		n.pool.Release(subnet)
+		n.worker.wake() // its bridge, if it has one, is idle again
 		return Lease{}, errors.Join(err, n.records.discard(h))
 	}
 	return l, nil

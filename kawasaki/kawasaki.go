@@ -4,7 +4,9 @@
 //
 // What it does to the host can be undone from the recorded lease alone, so a
 // restarted server needs no memory of the past. A lease is recorded before
-// anything is made, and the record goes last.
+// anything is made, and the record goes last. Only the bridge outlives it, for
+// the next holder of the subnet or until nobody has wanted it for a while; what
+// a crash leaves of such, the next start removes.
 //
 // What can be slow stays off the callers' path: the firewall of a container is
 // written while the runtime starts it, and taken back after Destroy answered,
@@ -81,6 +83,11 @@ type Config struct {
 	// an unprivileged container. They own its DNS files.
 	ContainerRootUID, ContainerRootGID int
 
+	// BridgeIdle is how long the bridge of a container that is gone stays
+	// for the next one; zero: 5 s. It is never less than the second for
+	// which addresses rest.
+	BridgeIdle time.Duration
+
 	// Log takes what happens in the background; nil: nothing does.
 	Log lager.Logger
 }
@@ -90,8 +97,8 @@ const (
 	rest = time.Second
 
 	// linger is how long the worker waits for more to take back at once.
-	// By then the kernel has removed most links by itself.
-	linger = 100 * time.Millisecond
+	// By then the kernel has removed the containers' links by itself.
+	linger = 300 * time.Millisecond
 
 	// retry is how long the worker waits after it could not take back all.
 	retry = time.Second
@@ -140,6 +147,10 @@ func New(c Config) (*Networker, error) {
 	if c.MTU < 0 {
 		return nil, fmt.Errorf("mtu %d: must not be negative", c.MTU)
 	}
+	if c.BridgeIdle == 0 {
+		c.BridgeIdle = bridgeIdle
+	}
+	c.BridgeIdle = max(c.BridgeIdle, rest)
 	if c.Log == nil {
 		c.Log = lager.NewLogger("kawasaki")
 	}

@@ -348,7 +348,8 @@ var _ = Describe("a networker", func() {
 			h.destroy(s)
 			Expect(h.Handles()).To(BeEmpty())
 			Expect(h.Destroy(log, "one")).To(Succeed())
-			settled(h)
+			Expect(h.Stop()).To(Succeed())
+			Expect(folders(h)).To(BeEmpty())
 			Expect(testhost.Diff(before, testhost.Take("none"))).To(BeEmpty())
 		})
 
@@ -475,6 +476,87 @@ var _ = Describe("a networker", func() {
 			Expect(h.Restore(log, "one")).To(Succeed())
 			Expect(ping(s.address())).To(Succeed())
 			Expect(h.connect("two").address()).To(Equal("10.253.0.2"))
+		})
+	})
+
+	Describe("the bridge of a container that is gone", func() {
+		index := func(name string) int {
+			GinkgoHelper()
+			return must(netlink.LinkByName(name)).Attrs().Index
+		}
+		stands := func(name string) bool {
+			_, err := netlink.LinkByName(name)
+			return err == nil
+		}
+		single := func(c *kawasaki.Config) {
+			c.Pool = netip.MustParsePrefix("10.254.0.0/30")
+			c.BridgeIdle = 1500 * time.Millisecond
+		}
+
+		It("serves the next one, from the first packet on", func() {
+			// So the kernel keeps what it has learnt about the last one.
+			sysctl("net/ipv4/conf/default/arp_evict_nocarrier", "0")
+			h := newHouse(single)
+			one := h.connect("one")
+			Expect(ping(one.address())).To(Succeed())
+			bridge := index(one.bridge())
+			h.destroy(one)
+			two := h.connect("two")
+			Expect(two.bridge()).To(Equal(one.bridge()))
+			Expect(index(two.bridge())).To(Equal(bridge))
+			Expect(ping(two.address())).To(Succeed())
+		})
+
+		It("stays while that one lives, and goes when nobody has wanted it for a while", func() {
+			h := newHouse(single)
+			before := testhost.Take("none")
+			one := h.connect("one")
+			bridge := index(one.bridge())
+			h.destroy(one)
+			two := h.connect("two") // when the bridge has been idle for a second
+			Consistently(func() int { return index(two.bridge()) }, time.Second).Should(Equal(bridge))
+			Expect(ping(two.address())).To(Succeed())
+			h.destroy(two)
+			settled(h)
+			released := time.Now()
+			Expect(stands(two.bridge())).To(BeTrue())
+			Eventually(stands).WithArguments(two.bridge()).Should(BeFalse())
+			Expect(time.Since(released)).To(BeNumerically(">", time.Second))
+			Expect(testhost.Diff(before, testhost.Take("none"))).To(BeEmpty())
+			Expect(ping(h.connect("three").address())).To(Succeed())
+		})
+
+		It("goes with Stop at once", func() {
+			h := newHouse(nil)
+			one, two := h.connect("one"), h.connect("two")
+			h.destroy(one)
+			Eventually(folders).WithArguments(h).Should(ConsistOf("two"))
+			Expect(stands(one.bridge())).To(BeTrue())
+			Expect(h.Stop()).To(Succeed())
+			Expect(stands(one.bridge())).To(BeFalse())
+			Expect(ping(two.address())).To(Succeed())
+		})
+
+		It("goes with the start after a crash", func() {
+			// What stands for the crashed server is to do nothing any more.
+			h := newHouse(func(c *kawasaki.Config) { c.BridgeIdle = time.Hour })
+			one := h.connect("one")
+			h.destroy(one)
+			settled(h)
+			Expect(stands(one.bridge())).To(BeTrue())
+			h.again()
+			Expect(stands(one.bridge())).To(BeFalse())
+		})
+
+		It("goes with it if its subnet is not the pool's", func() {
+			h := newHouse(single)
+			s := h.connect("one")
+			Expect(h.Stop()).To(Succeed())
+			h.config.Pool = netip.MustParsePrefix("10.253.0.0/30")
+			h.again()
+			h.destroy(s)
+			settled(h)
+			Expect(stands(s.bridge())).To(BeFalse())
 		})
 	})
 
@@ -609,7 +691,8 @@ var _ = Describe("a networker", func() {
 			})
 		}
 		wg.Wait()
-		settled(h)
+		Expect(h.Stop()).To(Succeed())
+		Expect(folders(h)).To(BeEmpty())
 		Expect(testhost.Diff(before, testhost.Take("none"))).To(BeEmpty())
 	})
 })

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"time"
 
@@ -99,6 +100,9 @@ func (p plumber) tryConnect(l Lease, ns *os.File) error {
 	veth := netlink.NewVeth(netlink.LinkAttrs{Name: name, MTU: p.mtu, TxQLen: -1})
 	veth.PeerName = p.names.ContainerLink(l.ID)
 	veth.PeerNamespace = netlink.NsFd(int(ns.Fd()))
+	// The bridge may remember the last holder of the address: with the same
+	// hardware address, that is right for this one too.
+	veth.PeerHardwareAddr = macOf(l.Address.As4())
 	err = netlink.LinkAdd(veth)
 	if errors.Is(err, fs.ErrExist) {
 		// What an earlier attempt left leads to who knows where.
@@ -216,8 +220,8 @@ func (p plumber) mend(l Lease) (connected bool, err error) {
 // container's namespace.
 func (p plumber) disconnect(l Lease) error { return removeLink(p.names.HostLink(l.ID)) }
 
-// removeBridge removes the bridge of a lease.
-func (p plumber) removeBridge(l Lease) error { return removeLink(p.names.Bridge(l.Subnet)) }
+// removeBridge removes the bridge of a subnet.
+func (p plumber) removeBridge(subnet netip.Prefix) error { return removeLink(p.names.Bridge(subnet)) }
 
 // removeLink takes a link that is gone already as done.
 func removeLink(name string) error {

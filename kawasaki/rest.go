@@ -51,34 +51,44 @@ func poke(c chan struct{}) {
 }
 
 // takeBack runs until the worker is to quit. It gathers what comes within a
-// moment, since one restore for many costs hardly more than for one.
+// moment, since one restore for many costs hardly more than for one, and
+// removes bridges that nobody wants.
 func (n *Networker) takeBack() {
+	var due, idle <-chan time.Time
 	for {
 		select {
-		case <-n.worker.woken:
 		case <-n.worker.quit:
 			return
-		}
-		pause := linger
-		for {
-			select {
-			case <-time.After(pause):
-			case <-n.worker.hurried:
-			case <-n.worker.quit:
-				return
+		case <-n.worker.woken:
+			if due == nil {
+				due = time.After(linger)
 			}
-			err := n.clear()
-			if err == nil {
-				break
+		case <-n.worker.hurried:
+			due = n.clearNow()
+		case <-due:
+			due = n.clearNow()
+		case <-idle:
+			if err := n.removeIdle(); err != nil {
+				n.log.Error("remove-idle-bridge", err)
 			}
-			n.log.Error("take-back-network", err)
-			pause = retry
 		}
+		idle = n.nextIdle()
 	}
 }
 
-// clear removes links, rules, bridges and records of all resting leases and
-// gives their subnets back. What fails keeps its lease resting.
+// clearNow takes back what it can and tells when to try the rest again, if
+// there is any.
+func (n *Networker) clearNow() <-chan time.Time {
+	if err := n.clear(); err != nil {
+		n.log.Error("take-back-network", err)
+		return time.After(retry)
+	}
+	return nil
+}
+
+// clear removes links, rules and records of all resting leases and gives
+// their subnets back, which makes the bridges idle. What fails keeps its lease
+// resting.
 func (n *Networker) clear() error {
 	n.mu.Lock()
 	batch := n.resting
@@ -122,8 +132,10 @@ func (n *Networker) clearBatch(batch []*attachment) (left []*attachment, err err
 	}
 
 	_, stuck, failed := each(batch, func(l Lease) error {
-		if err := p.removeBridge(l); err != nil {
-			return err
+		if !n.pool.Owns(l.Subnet) { // but an earlier, different pool did
+			if err := p.removeBridge(l.Subnet); err != nil {
+				return err
+			}
 		}
 		if err := n.records.forget(l); err != nil {
 			return fmt.Errorf("remove lease of %s: %w", l.Handle, err)

@@ -147,12 +147,13 @@ func (n *Networker) Restore(log lager.Logger, h string) error {
 	return err
 }
 
-// Stop takes back at once what rests, and returns when nothing works in the
-// background any more. Living containers keep their network.
+// Stop takes back at once what rests, removes the bridges that nobody uses, and
+// returns when nothing works in the background any more. Living containers keep
+// their network.
 func (n *Networker) Stop() error {
 	n.worker.stop()
 	n.builders.Wait()
-	err := n.clear()
+	err := errors.Join(n.clear(), n.removeBridges())
 	n.rules.Stop()
 	return err
 }

@@ -1,9 +1,11 @@
 // Package subnets hands out the /30 subnets of an address pool, one to a
 // container.
 //
-// A subnet that comes back rests for a while and goes to the end of the
-// queue, so that packets, neighbour entries and flows of its last holder are
-// gone before it has a new one.
+// A subnet that comes back rests for a while, so that packets and flows of its
+// last holder are gone before it has a new one. What has rested is handed out
+// again before anything else, longest rested first, since its last holder may
+// have left something of use. What nobody wants can be reclaimed, to remove
+// that; from then on it is like one that was never leased.
 package subnets
 
 import (
@@ -39,10 +41,10 @@ type Pool struct {
 
 	mu      sync.Mutex
 	state   map[netip.Prefix]state // every subnet below fresh, and those taken above it
-	fresh   uint64                 // subnets from here on were never leased
+	fresh   uint64                 // where to look for one without a state
 	queue   []released             // free ones that had a holder, longest rested first
-	retired int
-	changed chan struct{} // closed and replaced whenever a waiter should look again
+	retired int                    // how many have that state
+	changed chan struct{}          // closed and replaced whenever a waiter should look again
 }
 
 type state int
@@ -84,8 +86,8 @@ func (p *Pool) Used() uint64 {
 
 func (p *Pool) used() uint64 { return uint64(len(p.state) - len(p.queue)) }
 
-// Lease takes a subnet that nobody holds: one that was never leased, or the
-// one that has rested longest. If only resting and retired ones are left, it
+// Lease takes a subnet that nobody holds: the one that has rested longest, else
+// one that was never leased. If only resting and retired ones are left, it
 // waits for the first of them, at most until ctx ends. It fails with
 // ErrExhausted.
 func (p *Pool) Lease(ctx context.Context) (netip.Prefix, error) {
@@ -112,6 +114,11 @@ func (p *Pool) Lease(ctx context.Context) (netip.Prefix, error) {
 func (p *Pool) next() (s netip.Prefix, wait time.Duration, changed <-chan struct{}, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if len(p.queue) > 0 {
+		if wait = p.rest - p.rested(); wait <= 0 {
+			return p.pop(leased), 0, nil, nil
+		}
+	}
 	for p.fresh < p.Capacity() {
 		s := p.at(p.fresh)
 		p.fresh++
@@ -120,20 +127,22 @@ func (p *Pool) next() (s netip.Prefix, wait time.Duration, changed <-chan struct
 			return s, 0, nil, nil
 		}
 	}
-	if len(p.queue) > 0 {
-		first := p.queue[0]
-		if wait := p.rest - time.Since(first.at); wait > 0 {
-			return netip.Prefix{}, wait, p.changed, nil
-		}
-		p.queue = p.queue[1:]
-		p.state[first.subnet] = leased
-		return first.subnet, 0, nil, nil
-	}
-	if p.retired > 0 {
-		return netip.Prefix{}, 0, p.changed, nil
+	if len(p.queue) > 0 || p.retired > 0 {
+		return netip.Prefix{}, wait, p.changed, nil
 	}
 	return netip.Prefix{}, 0, nil, p.exhaustedLocked()
 }
+
+// pop takes the first of the queue.
+func (p *Pool) pop(to state) netip.Prefix {
+	s := p.queue[0].subnet
+	p.queue = p.queue[1:]
+	p.state[s] = to
+	return s
+}
+
+// rested is how long the first of the queue has been there.
+func (p *Pool) rested() time.Duration { return time.Since(p.queue[0].at) }
 
 // Spare tells whether Lease would answer at once.
 func (p *Pool) Spare() bool {
@@ -142,7 +151,12 @@ func (p *Pool) Spare() bool {
 	if uint64(len(p.state)) < p.Capacity() {
 		return true
 	}
-	return len(p.queue) > 0 && time.Since(p.queue[0].at) >= p.rest
+	return len(p.queue) > 0 && p.rested() >= p.rest
+}
+
+// Owns tells whether s is a subnet of this pool.
+func (p *Pool) Owns(s netip.Prefix) bool {
+	return s.Bits() == bits && s == s.Masked() && p.prefix.Contains(s.Addr())
 }
 
 // Take leases exactly s, as a restart does with the subnets it finds recorded.
@@ -150,7 +164,7 @@ func (p *Pool) Spare() bool {
 func (p *Pool) Take(s netip.Prefix) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if s.Bits() != bits || s != s.Masked() || !p.prefix.Contains(s.Addr()) {
+	if !p.Owns(s) {
 		return fmt.Errorf("take %s: %w", s, ErrForeign)
 	}
 	switch p.state[s] {
@@ -193,6 +207,44 @@ func (p *Pool) Release(s netip.Prefix) {
 	p.wake()
 }
 
+// Rested is how long the subnet that was released first has been nobody's; false:
+// there is none to reclaim.
+func (p *Pool) Rested() (time.Duration, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.queue) == 0 {
+		return 0, false
+	}
+	return p.rested(), true
+}
+
+// Reclaim takes the subnet that was released first, if it has been nobody's for
+// idle, to remove what its holders left. Lease waits for it: Return or Release
+// must follow soon.
+func (p *Pool) Reclaim(idle time.Duration) (netip.Prefix, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.queue) == 0 || p.rested() < idle {
+		return netip.Prefix{}, false
+	}
+	p.retired++
+	return p.pop(retired), true
+}
+
+// Return gives a reclaimed subnet back as if it had never been leased. Any other
+// stays as it is.
+func (p *Pool) Return(s netip.Prefix) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state[s] != retired {
+		return
+	}
+	p.retired--
+	delete(p.state, s)
+	p.fresh = min(p.fresh, p.index(s))
+	p.wake()
+}
+
 func (p *Pool) wake() {
 	close(p.changed)
 	p.changed = make(chan struct{})
@@ -209,9 +261,18 @@ func (p *Pool) exhaustedLocked() error {
 		ErrExhausted, p.used(), p.Capacity(), bits, p.prefix)
 }
 
+// at is the subnet with an index, which counts from the start of the pool.
 func (p *Pool) at(i uint64) netip.Prefix {
-	a := p.prefix.Addr().As4()
-	first := binary.BigEndian.Uint32(a[:])
-	binary.BigEndian.PutUint32(a[:], first+uint32(i<<(32-bits)))
+	var a [4]byte
+	binary.BigEndian.PutUint32(a[:], number(p.prefix)+uint32(i<<(32-bits)))
 	return netip.PrefixFrom(netip.AddrFrom4(a), bits)
+}
+
+func (p *Pool) index(s netip.Prefix) uint64 {
+	return uint64(number(s)-number(p.prefix)) >> (32 - bits)
+}
+
+func number(p netip.Prefix) uint32 {
+	a := p.Addr().As4()
+	return binary.BigEndian.Uint32(a[:])
 }

@@ -60,6 +60,42 @@ var _ = Describe("a pool", func() {
 		Expect(err).To(MatchError("insufficient subnets remaining in the pool: 4 of 4 /30 subnets of 10.254.0.0/28 in use; enlarge it with --network-pool"))
 	})
 
+	It("prefers one that had a holder to one that never had", func() {
+		p := pool("10.254.0.0/22", 0)
+		a, _ := p.Lease(ctx)
+		b, _ := p.Lease(ctx)
+		p.Release(a)
+		Expect(p.Lease(ctx)).To(Equal(a))
+		p.Release(b)
+		Expect(p.Lease(ctx)).To(Equal(b))
+		Expect(p.Lease(ctx)).To(Equal(netip.MustParsePrefix("10.254.0.8/30")))
+	})
+
+	It("has the one that was released first reclaimed, once", func() {
+		p := pool("10.254.0.0/29", 0)
+		a, _ := p.Lease(ctx)
+		b, _ := p.Lease(ctx)
+		_, ok := p.Reclaim(0)
+		Expect(ok).To(BeFalse())
+		p.Release(b)
+		p.Release(a)
+		s, _ := p.Reclaim(0)
+		Expect(s).To(Equal(b))
+		Expect(p.Used()).To(Equal(uint64(1)))
+		Expect(p.Take(b)).To(MatchError(subnets.ErrTaken))
+		Expect(p.Lease(ctx)).To(Equal(a))
+
+		p.Return(a) // no effect
+		p.Return(b)
+		p.Return(b) // no effect
+		Expect(p.Used()).To(Equal(uint64(1)))
+		_, ok = p.Reclaim(0)
+		Expect(ok).To(BeFalse())
+		Expect(p.Lease(ctx)).To(Equal(b))
+		_, err := p.Lease(ctx)
+		Expect(err).To(MatchError(subnets.ErrExhausted))
+	})
+
 	It("gives back the one that was released first", func() {
 		p := pool("10.254.0.0/29", 0)
 		a, _ := p.Lease(ctx)
@@ -113,7 +149,7 @@ var _ = Describe("a pool", func() {
 		expired, cancel := context.WithCancel(ctx)
 		cancel()
 		for range 200_000 {
-			switch random.IntN(7) {
+			switch random.IntN(9) {
 			case 0, 1, 2:
 				s, err := p.Lease(expired)
 				if len(held) == capacity {
@@ -140,6 +176,18 @@ var _ = Describe("a pool", func() {
 				if s, ok := pick(); ok {
 					p.Retire(s)
 					held[s] = true
+				}
+			case 5:
+				if s, ok := p.Reclaim(0); ok {
+					if _, twice := held[s]; twice {
+						Fail(s.String() + " was reclaimed from its holder")
+					}
+					held[s] = true
+				}
+			case 6:
+				if s, ok := pick(); ok && held[s] {
+					p.Return(s)
+					delete(held, s)
 				}
 			default:
 				if s, ok := pick(); ok {
@@ -169,6 +217,53 @@ func TestRest(t *testing.T) {
 		start := time.Now()
 		g.Expect(p.Lease(t.Context())).To(Equal(s))
 		g.Expect(time.Since(start)).To(Equal(time.Second))
+	})
+}
+
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		p, err := subnets.New(netip.MustParsePrefix("10.0.0.0/29"), time.Second)
+		g.Expect(err).NotTo(HaveOccurred())
+		_, waiting := p.Rested()
+		g.Expect(waiting).To(BeFalse())
+		s, err := p.Lease(t.Context())
+		g.Expect(err).NotTo(HaveOccurred())
+		p.Release(s)
+		time.Sleep(4 * time.Second)
+
+		// Whoever leases it makes it start anew.
+		g.Expect(p.Lease(t.Context())).To(Equal(s))
+		p.Release(s)
+		time.Sleep(4 * time.Second)
+		_, ok := p.Reclaim(5 * time.Second)
+		g.Expect(ok).To(BeFalse())
+		rested, waiting := p.Rested()
+		g.Expect(waiting).To(BeTrue())
+		g.Expect(rested).To(Equal(4 * time.Second))
+		time.Sleep(time.Second)
+		got, ok := p.Reclaim(5 * time.Second)
+		g.Expect(ok).To(BeTrue())
+		g.Expect(got).To(Equal(s))
+	})
+}
+
+func TestReclaimedIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		p, err := subnets.New(netip.MustParsePrefix("10.0.0.0/30"), time.Second)
+		g.Expect(err).NotTo(HaveOccurred())
+		s, err := p.Lease(t.Context())
+		g.Expect(err).NotTo(HaveOccurred())
+		p.Release(s)
+		time.Sleep(5 * time.Second)
+		_, ok := p.Reclaim(5 * time.Second)
+		g.Expect(ok).To(BeTrue())
+		time.AfterFunc(40*time.Millisecond, func() { p.Return(s) })
+
+		start := time.Now()
+		g.Expect(p.Lease(t.Context())).To(Equal(s))
+		g.Expect(time.Since(start)).To(Equal(40 * time.Millisecond)) // it has rested
 	})
 }
 
