@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,7 +30,7 @@ func (o clientOptions) connect() connection.Connection {
 // dial ignores the name the client asks for: there is one server.
 func (o clientOptions) dial(string, string) (net.Conn, error) {
 	network := "tcp"
-	if strings.Contains(o.Socket, "/") {
+	if strings.Contains(o.Socket, "/") || !strings.Contains(o.Socket, ":") {
 		network = "unix"
 	}
 	return net.DialTimeout(network, o.Socket, 5*time.Second)
@@ -67,6 +68,9 @@ func (o clientOptions) control(handle, process string, act func(garden.Process) 
 	return act(attached)
 }
 
+// handleTaken is how Garden servers say, in words only, that a container is there.
+var handleTaken = regexp.MustCompile(`^Handle '([^']*)' already in use$`)
+
 // explain turns what the client library says into what a person can act on.
 func (o clientOptions) explain(err error) error {
 	if err == nil {
@@ -78,11 +82,17 @@ func (o clientOptions) explain(err error) error {
 	if missing, ok := errors.AsType[garden.ProcessNotFoundError](err); ok {
 		return fmt.Errorf("no process %q: \"gdn ps\" lists those that run", missing.ProcessID)
 	}
+	if taken := handleTaken.FindStringSubmatch(err.Error()); taken != nil {
+		return fmt.Errorf("there is already a container %q: choose another --handle, or remove it with \"gdn rm %[1]s\"", taken[1])
+	}
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("no server at %s: start one with \"gdn server\" or name it with --socket", o.Socket)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("no access to %s: be root or in the socket's group", o.Socket)
+	}
+	if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" {
+		return fmt.Errorf("no way to the server at %s: %w: name another with --socket", o.Socket, dial.Err)
 	}
 	return err
 }

@@ -9,7 +9,7 @@ import (
 // containerOptions describe a container to create.
 type containerOptions struct {
 	Handle     string     `long:"handle" value-name:"HANDLE" description:"The container's name (default: a random one)"`
-	Rootfs     string     `long:"rootfs" value-name:"URI" description:"The image: a directory, file.tar, raw:///dir or oci:///layout:tag (default: the server's)"`
+	Rootfs     string     `long:"rootfs" value-name:"URI" description:"The image: a directory, file.tar or oci:///layout:tag, none of which changes; or raw:///dir, which is used and written to as it is (default: the server's)"`
 	Privileged bool       `long:"privileged" description:"Give it the host's root: no user namespace, no system call filter. For code you trust"`
 	Env        []variable `long:"env" short:"e" value-name:"NAME=VALUE" description:"Set a variable for all its processes. Can be given again"`
 	Mounts     []mount    `long:"mount" value-name:"SRC:DST[:ro]" description:"Show a file or directory of the host in it. Can be given again"`

@@ -118,7 +118,7 @@ func configPath(args []string) (path string) {
 }
 
 // noise is what go-flags says for programmers.
-var noise = regexp.MustCompile(` \((expected|at least) [^()]*\)`)
+var noise = regexp.MustCompile(` \((expected|at least) [^()]*\)|strconv\.\w+: parsing `)
 
 // usageError says what is wrong with the command line and where help is.
 func usageError(parser *flags.Parser, problem *flags.Error) error {
@@ -147,7 +147,7 @@ func readConfig(parser *flags.Parser, path string) error {
 	defer file.Close() // read only
 	err = flags.NewIniParser(parser).Parse(file)
 	if problem, ok := errors.AsType[*flags.IniError](err); ok {
-		return fmt.Errorf("%s:%d: %s", path, problem.LineNumber, problem.Message)
+		return fmt.Errorf("%s:%d: %s", path, problem.LineNumber, noise.ReplaceAllString(problem.Message, ""))
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)

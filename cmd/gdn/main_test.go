@@ -97,6 +97,7 @@ var _ = Describe("the command line", func() {
 		Entry("nothing to remove", "the required argument `HANDLE` was not provided: see \"gdn rm --help\"", 1, "rm"),
 		Entry("bad size", "invalid argument for flag `--memory': \"5x\" is not a size such as 64m: see \"gdn create --help\"", 1, "create", "--memory", "5x"),
 		Entry("huge size", "invalid argument for flag `--memory': \"99999999999g\" is not a size such as 64m: see \"gdn create --help\"", 1, "create", "--memory", "99999999999g"),
+		Entry("huge number", "invalid argument for flag `--mtu': \"70000\": value out of range: see \"gdn server --help\"", 1, "server", "--mtu", "70000"),
 		Entry("bad mount", "invalid argument for flag `--mount': \"/x\" is not SRC:DST or SRC:DST:ro: see \"gdn create --help\"", 1, "create", "--mount", "/x"),
 		Entry("bad mount mode", "invalid argument for flag `--mount': \"no\" is neither ro nor rw: see \"gdn create --help\"", 1, "create", "--mount", "/x:/y:no"),
 		Entry("relative mount", "invalid argument for flag `--mount': \"y\" in the container is not absolute: see \"gdn create --help\"", 1, "create", "--mount", "/x:y"),
@@ -184,7 +185,7 @@ quiet = true
 		},
 		Entry("unknown key", "[server]\nfrob = 1\n", ":2: unknown option: frob"),
 		Entry("unknown section", "[frob]\nx = 1\n", ": could not find option group `frob'"),
-		Entry("bad value", "[server]\n\nmtu = huge\n", ":3: strconv.ParseUint: parsing \"huge\": invalid syntax"),
+		Entry("bad value", "[server]\n\nmtu = huge\n", ":3: \"huge\": invalid syntax"),
 		Entry("bad level", "[server]\nlog-level = loud\n", ":2: Invalid value `loud' for option `--log-level'. Allowed values are: debug, info, error or fatal"),
 		Entry("not an ini file", "{}\n", ":1: malformed key=value ({})"),
 	)

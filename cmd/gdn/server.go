@@ -231,7 +231,7 @@ func findRuntime(name string) (string, error) {
 	if name != "" {
 		path, err := exec.LookPath(name)
 		if err != nil {
-			return "", fmt.Errorf("runtime %s: %w", name, err)
+			return "", fmt.Errorf("runtime %s: %w: name a runc or crun with --runtime-plugin", name, errors.Unwrap(err))
 		}
 		return filepath.Abs(path)
 	}
