@@ -34,31 +34,43 @@ var mappings = []specs.LinuxIDMapping{
 }
 
 // A world is one server's depot and policy; several Containerizers may come
-// and go in it, as servers do.
+// and go in it, as servers do. At the end of the spec, or of the Ordered group,
+// that made it, the host is as it was.
 type world struct {
 	config rundmc.Config
 	log    *lagertest.TestLogger
-	before testhost.Host
 	parent string
-	rootfs map[bool]string // privileged or not
+	dir    string
 }
 
-var worlds int
+var (
+	worlds   int
+	suiteDir string
+	initPath string // gdn-init, compiled once
+)
+
+var _ = BeforeSuite(func() { suiteDir = tempDir() })
+
+// tempDir is one that users other than root can look into.
+func tempDir() string {
+	GinkgoHelper()
+	dir, err := os.MkdirTemp("", "rundmc")
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(os.RemoveAll, dir)
+	Expect(os.Chmod(dir, 0o755)).To(Succeed())
+	return dir
+}
 
 func newWorld(runtime string) *world {
 	GinkgoHelper()
 	testhost.Need(GinkgoT(), "root", runtime, "musl-gcc")
 	worlds++
-	w := &world{parent: fmt.Sprintf("/gdntest-rundmc-%d-%d", os.Getpid(), worlds), rootfs: map[bool]string{}}
-	dir, err := os.MkdirTemp("", "rundmc")
-	Expect(err).NotTo(HaveOccurred())
-	Expect(os.Chmod(dir, 0o755)).To(Succeed())
-	DeferCleanup(os.RemoveAll, dir)
-	init, err := testhost.BuildInit(dir)
-	Expect(err).NotTo(HaveOccurred())
-	for privileged, owner := range map[bool]int{true: 0, false: maxID} {
-		w.rootfs[privileged] = filepath.Join(dir, fmt.Sprintf("rootfs-%v", privileged))
-		Expect(testhost.Busybox(w.rootfs[privileged], owner)).To(Succeed())
+	dir := tempDir()
+	w := &world{parent: fmt.Sprintf("/gdntest-rundmc-%d-%d", os.Getpid(), worlds), dir: dir}
+	if initPath == "" {
+		var err error
+		initPath, err = testhost.BuildInit(suiteDir)
+		Expect(err).NotTo(HaveOccurred())
 	}
 	filter, err := bundle.DefaultSeccomp()
 	Expect(err).NotTo(HaveOccurred())
@@ -69,20 +81,35 @@ func newWorld(runtime string) *world {
 		Depot:   filepath.Join(dir, "depot"),
 		Runtime: oci.Runtime{Path: runtime, Root: filepath.Join(dir, "runtime")},
 		Bundle: bundle.Config{
-			InitPath: init, UIDMappings: mappings, GIDMappings: mappings,
+			InitPath: initPath, UIDMappings: mappings, GIDMappings: mappings,
 			CgroupParent: w.parent, BoundingSet: bounding, Seccomp: filter,
 		},
 		Log: w.log,
 	}
-	w.before = testhost.Take(w.parent[1:])
+	before := testhost.Take(w.parent[1:])
 	DeferCleanup(func() {
-		Eventually(func() []string { return testhost.Diff(w.before, testhost.Take(w.parent[1:])) }).Should(BeEmpty())
+		Eventually(func() []string { return testhost.Diff(before, testhost.Take(w.parent[1:])) }).Should(BeEmpty())
 	})
 	return w
 }
 
-// server starts a Containerizer on the world's depot; at the end of the spec
-// everything it has is destroyed.
+// rootfs is a file system whose root user is that of such containers.
+func (w *world) rootfs(privileged bool) string {
+	GinkgoHelper()
+	dir := filepath.Join(w.dir, fmt.Sprintf("rootfs-%v", privileged))
+	if _, err := os.Stat(dir); err == nil {
+		return dir
+	}
+	owner := maxID
+	if privileged {
+		owner = 0
+	}
+	Expect(testhost.Busybox(dir, owner)).To(Succeed())
+	return dir
+}
+
+// server starts a Containerizer on the world's depot; at the end of the spec,
+// or of the Ordered group, everything it has is destroyed.
 func (w *world) server() *rundmc.Containerizer {
 	GinkgoHelper()
 	c, err := rundmc.New(w.config)
@@ -103,7 +130,7 @@ func (w *world) server() *rundmc.Containerizer {
 func (w *world) desired(handle string, privileged bool) spec.DesiredContainerSpec {
 	return spec.DesiredContainerSpec{
 		Handle: handle, Privileged: privileged, Env: []string{"FROM=container"},
-		BaseConfig: specs.Spec{Root: &specs.Root{Path: w.rootfs[privileged]}},
+		BaseConfig: specs.Spec{Root: &specs.Root{Path: w.rootfs(privileged)}},
 	}
 }
 
@@ -149,18 +176,34 @@ func run(c *rundmc.Containerizer, handle string, s garden.ProcessSpec) result {
 	return result{code, out.String(), errout.String()}
 }
 
-//go:fix inline
+// behaves is what holds of processes in one container, one spec after the
+// other, and of containers that have a spec to themselves.
 func behaves(runtime string, privileged bool) {
 	var (
-		w   *world
-		c   *rundmc.Containerizer
-		log = lager.NewLogger("test")
+		w, apart *world
+		c        *rundmc.Containerizer
+		log      = lager.NewLogger("test")
+		stubborn garden.Process
+		stopped  = make(chan time.Duration, 1)
 	)
 
-	BeforeEach(func() {
-		w = newWorld(runtime)
+	BeforeAll(func() {
+		apart, w = newWorld(runtime), newWorld(runtime)
 		c = w.server()
 		create(c, w, "box", privileged)
+		// Stopping it takes a while: the other specs run meanwhile.
+		create(c, w, "stubborn", privileged)
+		var out buffer
+		var err error
+		stubborn, err = c.Run(log, "stubborn", sh(`trap '' TERM; echo ready; while :; do sleep 0.05; done`), garden.ProcessIO{Stdout: &out})
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(out.String).Should(Equal("ready\n"))
+		go func() {
+			defer GinkgoRecover()
+			at := time.Now()
+			defer func() { stopped <- time.Since(at) }()
+			Expect(c.Stop(log, "stubborn", false)).To(Succeed())
+		}()
 	})
 
 	It("makes a sandbox as confined as it should be", func() {
@@ -294,6 +337,7 @@ func behaves(runtime string, privileged bool) {
 	It("does not wait for what a process left in the background", func() {
 		r := run(c, "box", sh(`(sleep 100; echo late) & echo early`))
 		Expect(r.out).To(Equal("early\n"))
+		Expect(run(c, "box", sh(`kill -9 -1`)).code).To(BeZero())
 	})
 
 	It("gives every attached client all output from then on, and the code to late ones", func() {
@@ -349,6 +393,40 @@ func behaves(runtime string, privileged bool) {
 		Expect(third.String()).To(Equal("last\n"))
 	})
 
+	It("measures", func() {
+		Expect(run(c, "box", sh(`i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done`)).code).To(BeZero())
+		m, err := c.Metrics(log, "box")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(m.CPU.Usage).To(BeNumerically(">", 1000000))
+		Expect(m.Memory.TotalUsageTowardLimit).To(BeNumerically(">", 0))
+		Eventually(func() uint64 { m, _ = c.Metrics(log, "box"); return m.Pid.Current }).Should(BeEquivalentTo(1))
+		Expect(m.Age).To(BeNumerically(">", 0))
+	})
+
+	Describe("a container", func() { livesAndDies(&apart, privileged) })
+
+	It("kills after ten seconds what ignores SIGTERM", func() {
+		var took time.Duration
+		Eventually(stopped, "15s").Should(Receive(&took))
+		Expect(took).To(BeNumerically("~", 10*time.Second, time.Second))
+		Expect(stubborn.Wait()).To(Equal(137))
+	})
+}
+
+// livesAndDies is what needs a container of its own.
+func livesAndDies(in **world, privileged bool) {
+	var (
+		w   *world
+		c   *rundmc.Containerizer
+		log = lager.NewLogger("test")
+	)
+
+	BeforeEach(func() {
+		w = *in
+		c = w.server()
+		create(c, w, "box", privileged)
+	})
+
 	Describe("stop", func() {
 		It("terminates all but init, then reports the container as stopped", func() {
 			var out buffer
@@ -378,17 +456,6 @@ func behaves(runtime string, privileged bool) {
 			Expect(time.Since(at)).To(BeNumerically("<", 3*time.Second))
 			Expect(p.Wait()).To(Equal(137))
 		})
-
-		It("kills after ten seconds what ignores SIGTERM", func() {
-			var out buffer
-			p, err := c.Run(log, "box", sh(`trap '' TERM; echo ready; while :; do sleep 0.05; done`), garden.ProcessIO{Stdout: &out})
-			Expect(err).NotTo(HaveOccurred())
-			Eventually(out.String).Should(Equal("ready\n"))
-			at := time.Now()
-			Expect(c.Stop(log, "box", false)).To(Succeed())
-			Expect(time.Since(at)).To(BeNumerically("~", 10*time.Second, time.Second))
-			Expect(p.Wait()).To(Equal(137))
-		})
 	})
 
 	It("destroys with processes running, again and again", func() {
@@ -406,16 +473,6 @@ func behaves(runtime string, privileged bool) {
 		Expect(run(c, "box", sh("echo back")).out).To(Equal("back\n"))
 	})
 
-	It("measures", func() {
-		Expect(run(c, "box", sh(`i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done`)).code).To(BeZero())
-		m, err := c.Metrics(log, "box")
-		Expect(err).NotTo(HaveOccurred())
-		Expect(m.CPU.Usage).To(BeNumerically(">", 1000000))
-		Expect(m.Memory.TotalUsageTowardLimit).To(BeNumerically(">", 0))
-		Expect(m.Pid.Current).To(BeEquivalentTo(1))
-		Expect(m.Age).To(BeNumerically(">", 0))
-	})
-
 	Describe("a restart", func() {
 		It("finds containers, processes, output and exit codes again", func() {
 			var out buffer
@@ -429,7 +486,7 @@ func behaves(runtime string, privileged bool) {
 			Expect(err).NotTo(HaveOccurred())
 			Expect(before.Wait()).To(Equal(11))
 			Expect(c.Shutdown()).To(Succeed())
-			tmp := filepath.Join(w.rootfs[privileged], "tmp")
+			tmp := filepath.Join(w.rootfs(privileged), "tmp")
 			Expect(os.WriteFile(filepath.Join(tmp, "down"), nil, 0o644)).To(Succeed())
 			time.Sleep(200 * time.Millisecond) // no server runs that could tell
 
@@ -496,7 +553,7 @@ func behaves(runtime string, privileged bool) {
 var _ = Describe("rundmc", Label("root"), func() {
 	for name, runtime := range testhost.Runtimes() {
 		for _, privileged := range []bool{false, true} {
-			Describe(fmt.Sprintf("with %s, privileged %v", name, privileged), func() { behaves(runtime, privileged) })
+			Describe(fmt.Sprintf("with %s, privileged %v", name, privileged), Ordered, ContinueOnFailure, func() { behaves(runtime, privileged) })
 		}
 	}
 
@@ -532,7 +589,7 @@ var _ = Describe("rundmc", Label("root"), func() {
 		It("says that init ended at its start", func() {
 			w := newWorld(testhost.Runtimes()["runc"])
 			script := filepath.Join(filepath.Dir(w.config.Depot), "dies")
-			Expect(os.Link(filepath.Join(w.rootfs[true], "bin/busybox"), script)).To(Succeed())
+			Expect(os.Link(filepath.Join(w.rootfs(true), "bin/busybox"), script)).To(Succeed())
 			w.config.Bundle.InitPath = script // busybox with an unknown applet name
 			c := w.server()
 			err := c.Create(w.log, w.desired("box", false))
