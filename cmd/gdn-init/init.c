@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <stddef.h>
 #include <signal.h>
 #include <stdint.h>
@@ -29,7 +30,6 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -101,6 +101,7 @@ struct process {
 	uint32_t state, status, stage, error, flags;
 	int in, out, err;  // our ends; with a TTY only in: the master
 	int progress;      // the child's status socket, -1 once it has executed
+	struct birth *birth; // until then
 	uint8_t tell;      // replies owed to the server, bits of TELL_*
 	uint32_t idlen;
 	char id[];
@@ -114,7 +115,7 @@ static int epfd, conn = -1, sigfd;
 static int greeted; // HELLO has been answered on conn
 static int welcome; // WELCOME is owed
 static struct rlimit nofile;
-static uint64_t bounding; // init's own set, which never changes
+static uint64_t bounding, permitted; // init's own sets, which never change
 
 static void watch(int fd, uint32_t events, void *owner, int op) {
 	struct epoll_event e = {.events = events, .data.ptr = owner};
@@ -154,7 +155,7 @@ static void forget(struct process *p) {
 		drop(&p->in);
 		drop(&p->out);
 		drop(&p->err);
-		unwatch(&p->progress);
+		unwatch(&p->progress); // closed already: none is forgotten before its end
 		free(p);
 		return;
 	}
@@ -268,197 +269,258 @@ static void accept_server(void) {
 }
 
 // ---- the child -------------------------------------------------------------
+//
+// A child shares init's memory until it executes (CLONE_VM): copying page
+// tables, and a fault for each page touched afterwards, cost more than all the
+// rest of a start. So it writes nothing but its own struct birth and calls the
+// kernel directly, since errno is shared too. Init does not wait for it: a
+// directory on a file system that hangs holds up this child alone.
 
-static void fail(int progress, uint32_t stage) {
-	struct outcome o = {.stage = stage, .error = errno};
-	send(progress, &o, sizeof o, MSG_NOSIGNAL);
-	_exit(255);
+static long sys(long n, long a, long b, long c, long d, long e) {
+#if defined(__x86_64__)
+	long r;
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	__asm__ volatile("syscall" : "=a"(r) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8) : "rcx", "r11", "memory");
+	return r;
+#elif defined(__aarch64__)
+	register long x8 __asm__("x8") = n;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+	register long x5 __asm__("x5") = 0;
+	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+	return x0;
+#else
+#error "no system calls for this architecture"
+#endif
 }
 
-// make_dir creates path and its parents, 0755, as the caller.
-static int make_dir(char *path) {
-	struct stat st;
-	if (stat(path, &st) == 0) {
-		if (S_ISDIR(st.st_mode))
-			return 0;
-		errno = ENOTDIR;
-		return -1;
-	}
+#define SYS(n, ...) SYS_(SYS_##n, __VA_ARGS__, 0, 0, 0, 0, 0)
+#define SYS_(n, a, b, c, d, e, ...) sys(n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e))
+
+// A birth is all that a child needs, in one mapping with its payload and its
+// stack. Init releases it when the child has executed or ended.
+struct birth {
+	struct request q;
+	int stdio[3], master, progress;
+	uint32_t *groups;
+	char *dir, **argv, **env;
+	size_t size; // of the mapping
+	char path[2 * PATH_MAX];
+	char stack[16384] __attribute__((aligned(16)));
+	char payload[];
+};
+
+static void fail(struct birth *b, uint32_t stage, long err) {
+	struct outcome o = {.stage = stage, .error = -err};
+	SYS(sendto, b->progress, &o, sizeof o, MSG_NOSIGNAL, 0);
+	SYS(exit_group, 255);
+}
+
+static long open_dir(const char *path) {
+	return SYS(openat, AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
+// make_dir opens path, which it creates with its parents, 0755, as the caller.
+static long make_dir(char *path) {
+	long fd = open_dir(path);
+	if (fd != -ENOENT)
+		return fd;
 	for (char *at = path + 1;; at++) {
 		if (*at != '/' && *at)
 			continue;
 		char kept = *at;
 		*at = 0;
-		int rc = mkdir(path, 0755), err = errno;
-		if (rc < 0 && err != EEXIST && stat(path, &st) == 0 && S_ISDIR(st.st_mode))
-			err = EEXIST; // e.g. a read-only file system that has it
-		*at = kept;
-		if (rc < 0 && err != EEXIST) {
-			errno = err;
-			return -1;
+		long rc = SYS(mkdirat, AT_FDCWD, path, 0755);
+		if (rc < 0 && rc != -EEXIST) {
+			// It may be there all the same, on a read-only file system.
+			long there = open_dir(path);
+			if (there >= 0) {
+				SYS(close, there);
+				rc = 0;
+			}
 		}
+		*at = kept;
+		if (rc < 0 && rc != -EEXIST)
+			return rc;
 		if (!kept)
-			return 0;
+			return open_dir(path);
 	}
 }
 
-static int set_caps(uint64_t permitted, uint64_t inheritable) {
+static long set_caps(uint64_t permitted, uint64_t inheritable) {
 	struct cap_head head = {.version = CAPABILITY_VERSION};
 	struct cap_data data[2];
 	for (int i = 0; i < 2; i++) {
 		data[i].effective = data[i].permitted = (uint32_t)(permitted >> (32 * i));
 		data[i].inheritable = (uint32_t)(inheritable >> (32 * i));
 	}
-	return syscall(SYS_capset, &head, data);
-}
-
-static int current_permitted(uint64_t *permitted) {
-	struct cap_head head = {.version = CAPABILITY_VERSION};
-	struct cap_data data[2];
-	if (syscall(SYS_capget, &head, data) < 0)
-		return -1;
-	*permitted = data[0].permitted | (uint64_t)data[1].permitted << 32;
-	return 0;
+	return SYS(capset, &head, data);
 }
 
 // become takes on the ids and capabilities asked for. What the sandbox itself
 // lacks cannot be had, so every set is cut to init's.
-static int become(const struct request *q, const uint32_t *groups) {
-	uint64_t mine;
-	if (current_permitted(&mine) < 0)
-		return -1;
-	if (syscall(SYS_setgroups, (size_t)q->groups, groups) < 0 || syscall(SYS_setresgid, q->gid, q->gid, q->gid) < 0)
-		return -1;
+static long become(const struct birth *b) {
+	const struct request *q = &b->q;
+	long rc;
+	if ((rc = SYS(setgroups, q->groups, b->groups)) < 0 || (rc = SYS(setresgid, q->gid, q->gid, q->gid)) < 0)
+		return rc;
 	for (int cap = 0; cap < 64; cap++)
-		if ((bounding & ~q->bounding) >> cap & 1 && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
-			return -1;
+		if ((bounding & ~q->bounding) >> cap & 1 && (rc = SYS(prctl, PR_CAPBSET_DROP, cap)) < 0)
+			return rc;
 	// Inheritable first: after the change of ids nothing could be raised.
-	if (set_caps(mine, q->inheritable & mine) < 0)
-		return -1;
-	if (syscall(SYS_setresuid, q->uid, q->uid, q->uid) < 0)
-		return -1;
-	if (q->uid == 0 && set_caps(q->permitted & mine, q->inheritable & mine) < 0)
-		return -1;
+	if ((rc = set_caps(permitted, q->inheritable & permitted)) < 0 || (rc = SYS(setresuid, q->uid, q->uid, q->uid)) < 0)
+		return rc;
+	if (q->uid == 0)
+		return set_caps(q->permitted & permitted, q->inheritable & permitted);
 	return 0;
 }
 
-static const char *lookup(char **env, const char *key) {
-	size_t n = strlen(key);
+static const char *search_path(char **env) {
 	for (; *env; env++)
-		if (strncmp(*env, key, n) == 0 && (*env)[n] == '=')
-			return *env + n + 1;
-	return NULL;
+		if (strncmp(*env, "PATH=", 5) == 0)
+			return *env + 5;
+	return "";
 }
 
-// execute is execvpe with its errno reduced to what matters: a name found
+// execute is execvpe with its error reduced to what matters: a name found
 // nowhere is ENOENT; one found but not executable is the error it met there.
-static void execute(char **argv, char **env) {
-	if (!*argv[0]) {
-		errno = ENOENT;
-		return;
-	}
-	if (strchr(argv[0], '/')) {
-		execve(argv[0], argv, env);
-		return;
-	}
-	const char *path = lookup(env, "PATH");
-	if (!path || !*path) {
-		errno = ENOENT;
-		return;
-	}
-	static char full[PATH_MAX];
-	size_t len = strlen(argv[0]);
-	int seen = ENOENT;
-	for (const char *end; path; path = end ? end + 1 : NULL) {
-		end = strchr(path, ':');
-		size_t n = end ? (size_t)(end - path) : strlen(path);
-		if (n + len + 3 > sizeof full)
-			continue;
-		memcpy(full, path, n);
-		if (n == 0)
-			full[n++] = '.';
-		full[n] = '/';
-		memcpy(full + n + 1, argv[0], len + 1);
-		execve(full, argv, env);
-		if (errno == EACCES) {
-			struct stat st;
-			if (stat(full, &st) == 0 && S_ISREG(st.st_mode))
-				seen = EACCES;
-		} else if (errno != ENOENT && errno != ENOTDIR) {
-			return;
+static long execute(struct birth *b) {
+	const char *name = b->argv[0], *path = search_path(b->env);
+	size_t len = strlen(name);
+	if (strchr(name, '/'))
+		return SYS(execve, name, b->argv, b->env);
+	if (!len || !*path)
+		return -ENOENT;
+	long seen = -ENOENT;
+	for (;; path++) {
+		const char *from = path;
+		path += strcspn(path, ":");
+		size_t n = path - from;
+		if (n + len + 3 <= sizeof b->path) {
+			memcpy(b->path, from, n);
+			if (n == 0)
+				b->path[n++] = '.';
+			b->path[n] = '/';
+			memcpy(b->path + n + 1, name, len + 1);
+			long rc = SYS(execve, b->path, b->argv, b->env);
+			if (rc == -EACCES) {
+				if (open_dir(b->path) < 0) // a directory is no find
+					seen = rc;
+			} else if (rc != -ENOENT && rc != -ENOTDIR) {
+				return rc;
+			}
 		}
+		if (!*path)
+			return seen;
 	}
-	errno = seen;
 }
 
-// child becomes the process. stdio are the three descriptors to use; with a
-// TTY they are the slave's.
-static void child(const struct request *q, int payload, int progress, int stdio[3], int master) {
-	sigset_t none;
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	setsid();
+// child becomes the process. Its stdio are the three descriptors to use; with
+// a TTY they are the slave's.
+static int child(void *birth) {
+	struct birth *b = birth;
+	uint64_t none = 0;
+	long rc;
+	SYS(rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
+	SYS(setsid, 0);
 
-	char *data = q->payload ? mmap(NULL, q->payload, PROT_READ | PROT_WRITE, MAP_PRIVATE, payload, 0) : MAP_FAILED;
-	if (data == MAP_FAILED || data[q->payload - 1]) {
-		errno = EINVAL;
-		fail(progress, AT_REQUEST);
-	}
-	uint32_t *groups = (uint32_t *)data;
-	char *at = data + sizeof *groups * q->groups, *end = data + q->payload;
-	char **argv = calloc(q->argc + 1, sizeof *argv), **env = calloc(q->envc + 1, sizeof *env), *dir = at;
-	if (!argv || !env)
-		fail(progress, AT_REQUEST);
-	at += strlen(at) + 1;
-	for (uint32_t i = 0; i < q->argc + q->envc; i++) {
-		if (at >= end) {
-			errno = EINVAL;
-			fail(progress, AT_REQUEST);
-		}
-		*(i < q->argc ? &argv[i] : &env[i - q->argc]) = at;
-		at += strlen(at) + 1;
-	}
-
-	if (q->flags & TTY) {
-		int slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
-		if (slave < 0 || fchown(slave, q->uid, -1) < 0 || ioctl(slave, TIOCSCTTY, 0) < 0)
-			fail(progress, AT_PTY);
-		stdio[0] = stdio[1] = stdio[2] = slave;
+	if (b->q.flags & TTY) {
+		long slave = SYS(ioctl, b->master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+		if (slave < 0)
+			fail(b, AT_PTY, slave);
+		if ((rc = SYS(fchown, slave, b->q.uid, -1)) < 0 || (rc = SYS(ioctl, slave, TIOCSCTTY, 0)) < 0)
+			fail(b, AT_PTY, rc);
+		b->stdio[0] = b->stdio[1] = b->stdio[2] = slave;
 	}
 	// Out of the way of 0, 1 and 2, then nothing but these four stays open.
-	progress = fcntl(progress, F_DUPFD_CLOEXEC, 64);
+	b->progress = SYS(fcntl, b->progress, F_DUPFD_CLOEXEC, 64);
 	for (int i = 0; i < 3; i++)
-		if ((stdio[i] = fcntl(stdio[i], F_DUPFD_CLOEXEC, 64)) < 0)
-			fail(progress, AT_REQUEST);
+		if ((b->stdio[i] = SYS(fcntl, b->stdio[i], F_DUPFD_CLOEXEC, 64)) < 0)
+			fail(b, AT_REQUEST, b->stdio[i]);
 	for (int i = 0; i < 3; i++)
-		if (dup2(stdio[i], i) < 0)
-			fail(progress, AT_REQUEST);
-	if (dup3(progress, 3, O_CLOEXEC) < 0)
-		fail(progress, AT_REQUEST);
-	progress = 3;
-	syscall(SYS_close_range, 4, ~0U, 0);
+		if ((rc = SYS(dup3, b->stdio[i], i, 0)) < 0)
+			fail(b, AT_REQUEST, rc);
+	if ((rc = SYS(dup3, b->progress, 3, O_CLOEXEC)) < 0)
+		fail(b, AT_REQUEST, rc);
+	b->progress = 3;
+	if ((rc = SYS(close_range, 4, ~0U, 0)) < 0)
+		fail(b, AT_REQUEST, rc);
 
-	if (become(q, groups) < 0)
-		fail(progress, AT_IDS);
-	umask(022);
-	if (make_dir(dir) < 0 || chdir(dir) < 0)
-		fail(progress, AT_DIR);
+	if ((rc = become(b)) < 0)
+		fail(b, AT_IDS, rc);
+	SYS(umask, 022);
+	long dir = make_dir(b->dir);
+	if (dir < 0 || (dir = SYS(fchdir, dir)) < 0)
+		fail(b, AT_DIR, dir);
 	// A folder outside our root would show as "(unreachable)".
-	char here[PATH_MAX];
-	if (syscall(SYS_getcwd, here, sizeof here) < 0 || here[0] != '/') {
-		errno = EPERM;
-		fail(progress, AT_DIR);
-	}
-	if (setrlimit(RLIMIT_NOFILE, &nofile) < 0)
-		fail(progress, AT_IDS);
-	if (q->flags & HOLD) {
+	if ((rc = SYS(getcwd, b->path, sizeof b->path)) < 0 || b->path[0] != '/')
+		fail(b, AT_DIR, rc < 0 ? rc : -EPERM);
+	SYS(close_range, 4, ~0U, 0); // dir
+	if ((rc = SYS(prlimit64, 0, RLIMIT_NOFILE, &nofile, 0)) < 0)
+		fail(b, AT_IDS, rc);
+	if (b->q.flags & HOLD) {
 		struct outcome ready = {0};
 		char go;
-		if (send(progress, &ready, sizeof ready, MSG_NOSIGNAL) < 0 || recv(progress, &go, 1, 0) != 1)
-			_exit(255);
+		if (SYS(sendto, 3, &ready, sizeof ready, MSG_NOSIGNAL, 0) < 0 || SYS(recvfrom, 3, &go, 1, 0, 0) != 1)
+			SYS(exit_group, 255);
 	}
-	execute(argv, env);
-	fail(progress, AT_EXEC);
+	fail(b, AT_EXEC, execute(b));
+	return 0;
+}
+
+// spare is a birth of the smallest size for the next child.
+static struct birth *spare;
+
+static size_t smallest(void) { return (sizeof(struct birth) + 16384 + 4095) & ~4095UL; }
+
+static void release(struct birth *b) {
+	if (!b)
+		return;
+	if (!spare && b->size == smallest())
+		spare = b;
+	else
+		munmap(b, b->size);
+}
+
+// conceive reads q's payload from fd; NULL with errno if it is not sound.
+static struct birth *conceive(const struct request *q, int fd) {
+	size_t strings = (q->payload + 7) & ~7UL, size = sizeof(struct birth) + strings + sizeof(char *) * (q->argc + q->envc + 2UL);
+	struct birth *b = spare;
+	if (size <= smallest())
+		size = smallest();
+	if (b && size == b->size) {
+		spare = NULL;
+	} else {
+		b = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (b == MAP_FAILED)
+			return NULL;
+		b->size = size;
+	}
+	b->q = *q;
+	char *at = b->payload + sizeof(uint32_t) * q->groups, *end = b->payload + q->payload;
+	if (pread(fd, b->payload, q->payload, 0) != (ssize_t)q->payload || end[-1])
+		goto bad;
+	b->groups = (uint32_t *)b->payload;
+	b->argv = (char **)(b->payload + strings);
+	b->env = b->argv + q->argc + 1;
+	b->argv[q->argc] = b->env[q->envc] = NULL;
+	b->dir = at;
+	at += strlen(at) + 1;
+	for (uint32_t i = 0; i < q->argc + q->envc; i++) {
+		if (at >= end)
+			goto bad;
+		*(i < q->argc ? &b->argv[i] : &b->env[i - q->argc]) = at;
+		at += strlen(at) + 1;
+	}
+	return b;
+bad:
+	release(b);
+	errno = EINVAL;
+	return NULL;
 }
 
 // ---- from the server -------------------------------------------------------
@@ -484,7 +546,8 @@ static int open_pty(const struct request *q) {
 // stdin (read, write), stdout (read, write) and stderr (read, write).
 static void start(const struct request *q, int *fds, int nfds) {
 	struct process *p = NULL;
-	int pair[2] = {-1, -1}, stdio[3] = {-1, -1, -1}, master = -1;
+	struct birth *b = NULL;
+	int pair[2] = {-1, -1}, master = -1;
 	uint32_t stage = AT_REQUEST;
 
 	errno = EINVAL;
@@ -498,25 +561,26 @@ static void start(const struct request *q, int *fds, int nfds) {
 	}
 	if (!(p = calloc(1, sizeof *p + q->idlen)))
 		goto bad;
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+	if (!(b = conceive(q, fds[0])) || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		goto bad;
 	if (q->flags & TTY) {
 		stage = AT_PTY;
 		if ((master = open_pty(q)) < 0)
 			goto bad;
 	} else {
-		stdio[0] = fds[1];
-		stdio[1] = fds[4];
-		stdio[2] = fds[6];
+		b->stdio[0] = fds[1];
+		b->stdio[1] = fds[4];
+		b->stdio[2] = fds[6];
 	}
+	b->master = master;
+	b->progress = pair[1];
 	stage = AT_FORK;
-	pid_t pid = fork();
+	pid_t pid = clone(child, b->stack + sizeof b->stack, CLONE_VM | SIGCHLD, b);
 	if (pid < 0)
 		goto bad;
-	if (pid == 0)
-		child(q, fds[0], pair[1], stdio, master);
 
 	close(pair[1]);
+	p->birth = b;
 	p->token = q->token;
 	p->pid = pid;
 	p->state = STARTING;
@@ -543,6 +607,7 @@ static void start(const struct request *q, int *fds, int nfds) {
 bad:
 	refuse(q, stage);
 	free(p);
+	release(b);
 	drop(&pair[0]);
 	drop(&pair[1]);
 	drop(&master);
@@ -660,6 +725,11 @@ int main(void) {
 	prctl(PR_SET_NAME, "gdn-init", 0, 0, 0);
 	if (fcntl(LISTENER, F_SETFD, FD_CLOEXEC) < 0 || fcntl(LISTENER, F_SETFL, O_NONBLOCK) < 0)
 		return 2;
+	struct cap_head head = {.version = CAPABILITY_VERSION};
+	struct cap_data mine[2];
+	if (syscall(SYS_capget, &head, mine) < 0)
+		return 2;
+	permitted = mine[0].permitted | (uint64_t)mine[1].permitted << 32;
 	for (int cap = 0; cap < 64 && prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
 		bounding |= (uint64_t)prctl(PR_CAPBSET_READ, cap, 0, 0, 0) << cap;
 	if (getrlimit(RLIMIT_NOFILE, &nofile) == 0) {
