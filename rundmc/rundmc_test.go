@@ -557,6 +557,22 @@ var _ = Describe("rundmc", Label("root"), func() {
 		}
 	}
 
+	for name, runtime := range testhost.Runtimes() {
+		It("leaves the host's null device to root, with "+name, func() {
+			restore := func() { Expect(os.Chown("/dev/null", 0, 0)).To(Succeed()) }
+			restore()
+			DeferCleanup(restore)
+			w := newWorld(runtime)
+			c := w.server()
+			Expect(c.Create(w.log, w.desired("box", false))).To(Succeed())
+			var null unix.Stat_t
+			Expect(unix.Stat("/dev/null", &null)).To(Succeed())
+			Expect(null.Uid).To(BeZero())
+			Expect(c.Destroy(w.log, "box")).To(Succeed())
+			Expect(c.RemoveBundle(w.log, "box")).To(Succeed())
+		})
+	}
+
 	Describe("with a runtime that is none", func() {
 		DescribeTable("does not start", func(script, want string) {
 			w := newWorld(testhost.Runtimes()["crun"])

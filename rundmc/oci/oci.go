@@ -113,8 +113,11 @@ func removeState(dir string, files []string) error {
 	return nil
 }
 
-// call runs one subcommand. Its stdio is /dev/null, since what the runtime
-// inherits, init keeps; its complaints come through a log file.
+// call runs one subcommand. Its stdio is a pipe that has ended, since what the
+// runtime inherits, init keeps; its complaints come through a log file.
+//
+// It is not /dev/null: crun gives its stdio to the container's root, who would
+// own the host's null device and could close it to everybody.
 func (r Runtime) call(ctx context.Context, dir string, inherit []*os.File, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -122,7 +125,14 @@ func (r Runtime) call(ctx context.Context, dir string, inherit []*os.File, args 
 	all := append([]string{"--root", r.Root, "--log", log, "--log-format", "json"}, r.ExtraArgs...)
 	cmd := exec.CommandContext(ctx, r.Path, append(all, args...)...)
 	cmd.ExtraFiles = inherit
-	err := cmd.Run()
+	ended, other, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ended.Close() // nothing was written
+	_ = other.Close()   // nothing was written
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = ended, ended, ended
+	err = cmd.Run()
 	if err == nil {
 		return nil
 	}
