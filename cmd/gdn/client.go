@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"regexp"
@@ -90,6 +91,9 @@ func (o clientOptions) explain(err error) error {
 		return fmt.Errorf("no server at %s: start one with \"gdn server\" or name it with --socket", o.Socket)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("no access to %s: be root or in the socket's group", o.Socket)
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		return fmt.Errorf("the server at %s went away before it answered: its log may say why", o.Socket)
 	}
 	if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" {
 		return fmt.Errorf("no way to the server at %s: %w: name another with --socket", o.Socket, dial.Err)

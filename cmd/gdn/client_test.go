@@ -32,6 +32,8 @@ var _ = Describe("what people are told", func() {
 		Entry("no such process", fmt.Errorf("attach: %w", garden.ProcessNotFoundError{ProcessID: "p"}), `no process "p": "gdn ps" lists those that run`),
 		Entry("an address that is none", &url.Error{Op: "Get", URL: "http://api/ping", Err: &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "x"}}},
 			"no way to the server at /x.sock: lookup x: no such host: name another with --socket"),
+		Entry("a server that ends meanwhile", &url.Error{Op: "Post", URL: "http://api/containers", Err: io.EOF},
+			"the server at /x.sock went away before it answered: its log may say why"),
 		Entry("a handle in use", garden.Error{Err: errors.New("Handle 'web' already in use")},
 			`there is already a container "web": choose another --handle, or remove it with "gdn rm web"`),
 		Entry("anything else", errors.New("as it is"), "as it is"),
