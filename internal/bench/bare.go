@@ -48,6 +48,13 @@ func (b *bare) call(inherit *os.File, args ...string) error {
 	if inherit != nil {
 		cmd.ExtraFiles = []*os.File{inherit}
 	}
+	ended, other, err := os.Pipe() // not /dev/null: crun gives its stdio to the container's root
+	if err != nil {
+		return err
+	}
+	defer ended.Close() // nothing was written
+	_ = other.Close()   // nothing was written
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = ended, ended, ended
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s %v: %w", b.runtime, args, err)
 	}
