@@ -238,13 +238,14 @@ var _ = Describe("a networker", func() {
 
 		It("is nothing the host's own processes can get", func() {
 			h := newHouse(nil)
-			before := testhost.Take("none").Links
+			before := look().Links
 			Expect(h.Network(log, garden.ContainerSpec{Handle: "one"}, os.Getpid())).
 				To(MatchError(ContainSubstring("has no network namespace of its own")))
 			Expect(h.Network(log, garden.ContainerSpec{Handle: "one"}, 1<<30)).
 				To(MatchError(ContainSubstring("open network namespace")))
 			Expect(h.Destroy(log, "one")).To(Succeed())
-			Eventually(func() []string { return testhost.Take("none").Links }).Should(Equal(before))
+			Expect(h.Stop()).To(Succeed())
+			Expect(look().Links).To(Equal(before))
 		})
 
 		DescribeTable("cannot be wished for yet",
@@ -343,14 +344,14 @@ var _ = Describe("a networker", func() {
 
 		It("leaves nothing", func() {
 			h := newHouse(nil)
-			before := testhost.Take("none")
+			before := look()
 			s := h.connect("one")
 			h.destroy(s)
 			Expect(h.Handles()).To(BeEmpty())
 			Expect(h.Destroy(log, "one")).To(Succeed())
 			Expect(h.Stop()).To(Succeed())
 			Expect(folders(h)).To(BeEmpty())
-			Expect(testhost.Diff(before, testhost.Take("none"))).To(BeEmpty())
+			Expect(testhost.Diff(before, look())).To(BeEmpty())
 		})
 
 		It("cuts off even a container that lives on", func() {
@@ -509,7 +510,7 @@ var _ = Describe("a networker", func() {
 
 		It("stays while that one lives, and goes when nobody has wanted it for a while", func() {
 			h := newHouse(single)
-			before := testhost.Take("none")
+			before := look()
 			one := h.connect("one")
 			bridge := index(one.bridge())
 			h.destroy(one)
@@ -522,7 +523,7 @@ var _ = Describe("a networker", func() {
 			Expect(stands(two.bridge())).To(BeTrue())
 			Eventually(stands).WithArguments(two.bridge()).Should(BeFalse())
 			Expect(time.Since(released)).To(BeNumerically(">", time.Second))
-			Expect(testhost.Diff(before, testhost.Take("none"))).To(BeEmpty())
+			Expect(testhost.Diff(before, look())).To(BeEmpty())
 			Expect(ping(h.connect("three").address())).To(Succeed())
 		})
 
@@ -661,15 +662,15 @@ var _ = Describe("a networker", func() {
 	})
 
 	It("serves many at once and keeps them apart", func() {
-		h := newHouse(func(c *kawasaki.Config) { c.Pool = netip.MustParsePrefix("10.254.0.0/24") })
-		before := testhost.Take("none")
+		h := newHouse(func(c *kawasaki.Config) { c.Pool = netip.MustParsePrefix("10.254.0.0/25") })
+		before := look()
 		var mu sync.Mutex
 		inUse := map[string]string{}
 		var wg sync.WaitGroup
 		for worker := range 8 {
 			wg.Go(func() {
 				defer GinkgoRecover()
-				for round := range 25 {
+				for round := range 15 {
 					handle := fmt.Sprintf("w%d-%d", worker, round)
 					Expect(h.PrepareNetwork(log, garden.ContainerSpec{Handle: handle})).To(Succeed())
 					_, err := h.SetupBindMounts(log, handle, false, "")
@@ -693,7 +694,7 @@ var _ = Describe("a networker", func() {
 		wg.Wait()
 		Expect(h.Stop()).To(Succeed())
 		Expect(folders(h)).To(BeEmpty())
-		Expect(testhost.Diff(before, testhost.Take("none"))).To(BeEmpty())
+		Expect(testhost.Diff(before, look())).To(BeEmpty())
 	})
 })
 
