@@ -136,6 +136,9 @@ func (r Runtime) call(ctx context.Context, dir string, inherit []*os.File, args 
 	if err == nil {
 		return nil
 	}
+	if ended := ctx.Err(); ended != nil {
+		err = fmt.Errorf("%w: %w", err, ended) // it was killed for its slowness
+	}
 	name := filepath.Base(r.Path) + " " + args[0]
 	if msg := lastError(log); msg != "" {
 		return fmt.Errorf("%s: %w: %s", name, err, msg)
