@@ -5,7 +5,6 @@
 package cgroups
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -35,19 +34,23 @@ type Paths map[string]string
 
 // Of returns the cgroups that process pid is in.
 func Of(pid int) (Paths, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/cgroup", pid))
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	mounts, err := mountpoints()
 	if err != nil {
 		return nil, err
 	}
+	return parseMembership(string(raw), mounts), nil
+}
+
+// parseMembership reads /proc/<pid>/cgroup, given where each hierarchy is.
+func parseMembership(text string, mounts map[string]string) Paths {
 	paths := Paths{}
-	for s := bufio.NewScanner(f); s.Scan(); {
+	for line := range strings.Lines(text) {
 		// hierarchy-ID:controller-list:path
-		fields := strings.SplitN(s.Text(), ":", 3)
+		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
 		if len(fields) != 3 {
 			continue
 		}
@@ -57,7 +60,7 @@ func Of(pid int) (Paths, error) {
 			}
 		}
 	}
-	return paths, nil
+	return paths
 }
 
 // mountpoints maps each controller to where its hierarchy is mounted. It is
@@ -66,14 +69,17 @@ func Of(pid int) (Paths, error) {
 var mountpoints = sync.OnceValues(readMountpoints)
 
 func readMountpoints() (map[string]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	raw, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	return parseMountpoints(string(raw)), nil
+}
+
+func parseMountpoints(mountinfo string) map[string]string {
 	at := map[string]string{}
-	for s := bufio.NewScanner(f); s.Scan(); {
-		head, tail, ok := strings.Cut(s.Text(), " - ")
+	for line := range strings.Lines(mountinfo) {
+		head, tail, ok := strings.Cut(line, " - ")
 		h, t := strings.Fields(head), strings.Fields(tail)
 		if !ok || len(h) < 5 || len(t) < 3 || !strings.HasPrefix(h[4], Root) {
 			continue
@@ -87,7 +93,7 @@ func readMountpoints() (map[string]string, error) {
 			}
 		}
 	}
-	return at, nil
+	return at
 }
 
 // tree is the folder whose cgroup.procs tells the members: of any controller
@@ -101,14 +107,15 @@ func (p Paths) tree() string {
 	return ""
 }
 
+// isMount tells the root of a hierarchy by the files that only it has, or
+// lacks. What is gone is none.
 func isMount(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, "release_agent")) // v1: in the root only
-	if err == nil {
-		return true
+	has := func(name string) bool {
+		_, err := os.Stat(filepath.Join(dir, name))
+		return err == nil
 	}
-	_, err = os.Stat(filepath.Join(dir, "cgroup.type")) // v2: in all but the root
-	_, v1 := os.Stat(filepath.Join(dir, "tasks"))
-	return err != nil && v1 != nil
+	return has("release_agent") || // v1: in the root only
+		has("cgroup.procs") && !has("cgroup.type") && !has("tasks") // v2: in all but the root; v1: in all
 }
 
 // Processes lists the pids in the cgroup and those below it, as this process
@@ -147,6 +154,9 @@ func (p Paths) Holds(pid int) bool {
 		return false
 	}
 	top := p.tree()
+	if top == "" {
+		return false
+	}
 	for _, at := range theirs {
 		if at == top || strings.HasPrefix(at, top+"/") {
 			return true
@@ -157,9 +167,12 @@ func (p Paths) Holds(pid int) bool {
 
 // Remove removes the cgroup name (absolute within each hierarchy) and all
 // below it from every hierarchy. Missing is done; one with members is an
-// error. Plain folders of that name, which crun leaves with plain files in
+// error, and so is a name that is, or leads out of, a hierarchy's root. Plain folders of that name, which crun leaves with plain files in
 // them where no controller is mounted, go too.
 func Remove(name string) error {
+	if err := validate(name); err != nil {
+		return fmt.Errorf("remove cgroup: %w", err)
+	}
 	tops := []string{Root}
 	entries, err := os.ReadDir(Root)
 	if err != nil {
@@ -177,6 +190,14 @@ func Remove(name string) error {
 	return errors.Join(errs...)
 }
 
+// validate refuses a name of more than one cgroup.
+func validate(name string) error {
+	if filepath.Clean("/"+name) == "/" || slices.Contains(strings.Split(name, "/"), "..") {
+		return fmt.Errorf("%q names no single cgroup", name)
+	}
+	return nil
+}
+
 func removeTree(dir string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); errors.Is(err, unix.ENOENT) {
@@ -186,6 +207,9 @@ func removeTree(dir string) error {
 	}
 	if st.Type != unix.CGROUP_SUPER_MAGIC && st.Type != unix.CGROUP2_SUPER_MAGIC {
 		return os.RemoveAll(dir)
+	}
+	if isMount(dir) {
+		return fmt.Errorf("remove cgroup %s: it is the root of its hierarchy", dir)
 	}
 	var dirs []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
