@@ -14,17 +14,21 @@ import (
 // bridgeIdle is how long a bridge waits for the next holder of its subnet.
 const bridgeIdle = 5 * time.Second
 
-// nextIdle fires when a bridge has been idle long enough; nil: none is.
+// breather is the least time between the removal of two bridges, so that
+// creates hardly ever meet one.
+const breather = 100 * time.Millisecond
+
+// nextIdle fires when it is time to look for a bridge to remove; nil: none is
+// idle.
 func (n *Networker) nextIdle() <-chan time.Time {
 	if rested, ok := n.pool.Rested(); ok {
-		return time.After(n.config.BridgeIdle - rested)
+		return time.After(max(n.config.BridgeIdle-rested, breather))
 	}
 	return nil
 }
 
-// removeIdle removes the bridge that has been idle longest, if it is time. It
-// removes no more than that one, so that creates, and leases that are to be
-// taken back, get their turn in between.
+// removeIdle removes the bridge that has been idle longest, if that is long
+// enough.
 func (n *Networker) removeIdle() error {
 	if subnet, ok := n.pool.Reclaim(n.config.BridgeIdle); ok {
 		return n.removeBridge(subnet)

@@ -68,11 +68,14 @@ func (n *Networker) takeBack() {
 		case <-due:
 			due = n.clearNow()
 		case <-idle:
+			idle = nil
 			if err := n.removeIdle(); err != nil {
 				n.log.Error("remove-idle-bridge", err)
 			}
 		}
-		idle = n.nextIdle()
+		if idle == nil {
+			idle = n.nextIdle()
+		}
 	}
 }
 
