@@ -50,7 +50,12 @@ type container struct {
 	log         lager.Logger
 	replaySize  int
 	shutdown    <-chan struct{}
+	exits       exitLog
 	work        sync.WaitGroup // the goroutines of its processes
+
+	// closing is closed by close: no client is waited for any more.
+	closing chan struct{}
+	once    sync.Once
 
 	// inUse is held, shared, by whoever uses proc, pidfd or conn outside mu;
 	// close takes it alone.
@@ -63,6 +68,7 @@ type container struct {
 	pidfd     *os.File   // of init
 	conn      *keeper.Conn
 	dead      bool // init has ended
+	closed    bool // work takes no more goroutines
 	starting  map[string]bool
 	processes map[string]*process
 	ended     []string // ids, oldest first
@@ -71,7 +77,8 @@ type container struct {
 func newContainer(handle, dir string, c *Containerizer) *container {
 	return &container{
 		handle: handle, dir: dir, log: c.log.Session("container", lager.Data{"handle": handle}),
-		replaySize: c.config.ReplayBuffer, shutdown: c.shutdown,
+		replaySize: c.config.ReplayBuffer, shutdown: c.shutdown, closing: make(chan struct{}),
+		exits:    exitLog{path: filepath.Join(dir, exitsFile)},
 		starting: map[string]bool{}, processes: map[string]*process{},
 	}
 }
@@ -94,6 +101,8 @@ func (c *container) hold(pid int) error {
 		_ = proc.Close() // read only
 		return fmt.Errorf("init %d: %w", pid, err)
 	}
+	c.inUse.Lock()
+	defer c.inUse.Unlock()
 	c.proc, c.pidfd = proc, os.NewFile(uintptr(fd), "pidfd")
 	return nil
 }
@@ -108,6 +117,13 @@ func (c *container) meet(conn *keeper.Conn) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		for _, k := range kept {
+			k.CloseFiles()
+		}
+		_ = conn.Close() // nothing was asked on it
+		return errShutdown
+	}
 	c.conn = conn
 	for _, k := range kept {
 		if validateProcessID(k.ID) != nil || c.processes[k.ID] != nil {
@@ -115,10 +131,7 @@ func (c *container) meet(conn *keeper.Conn) error {
 			c.forget(k)
 			continue
 		}
-		p, err := c.newProcess(k, replay.Open)
-		if err != nil {
-			return err
-		}
+		p := c.newProcess(k, c.openReplay)
 		c.processes[k.ID] = p
 		c.watch(p)
 	}
@@ -158,42 +171,38 @@ func (c *container) watchInit() {
 	c.dead = true
 }
 
+// openReplay takes up the buffer at path. One that cannot be read is no
+// reason to give up the process.
+func (c *container) openReplay(path string, size int) *replay.Buffer {
+	buffer, err := replay.Open(path, size)
+	if err != nil {
+		c.log.Error("load-replay", err)
+		return replay.New(path, size)
+	}
+	return buffer
+}
+
 // newProcess wraps one that init keeps, with the replay buffers that open gives.
-func (c *container) newProcess(k *keeper.Process, open func(string, int) (*replay.Buffer, error)) (*process, error) {
+func (c *container) newProcess(k *keeper.Process, open func(string, int) *replay.Buffer) *process {
 	p := &process{id: k.ID, tty: k.TTY, kept: k, done: make(chan struct{}), shutdown: c.shutdown}
-	out, err := open(c.path(filepath.Join(replayDir, k.ID+".out")), c.replaySize)
-	if err != nil {
-		return nil, err
-	}
-	errBuf, err := open(c.path(filepath.Join(replayDir, k.ID+".err")), c.replaySize)
-	if err != nil {
-		_ = out.Close() // the first error tells more
-		return nil, err
-	}
+	out := open(c.path(filepath.Join(replayDir, k.ID+".out")), c.replaySize)
+	errBuf := open(c.path(filepath.Join(replayDir, k.ID+".err")), c.replaySize)
 	if k.TTY {
-		p.stdout, p.stderr = newStream(k.Master, out), endedStream(errBuf)
+		p.stdout, p.stderr = newStream(k.Master, out, c.closing), endedStream(errBuf)
 	} else {
-		p.stdout, p.stderr = newStream(k.Stdout, out), newStream(k.Stderr, errBuf)
+		p.stdout, p.stderr = newStream(k.Stdout, out, c.closing), newStream(k.Stderr, errBuf, c.closing)
 	}
-	return p, nil
+	return p
 }
 
 // endedProcess is one of which only the exit code, and perhaps output that
 // nobody took, is left.
-func (c *container) endedProcess(e exit) (*process, error) {
+func (c *container) endedProcess(e exit) *process {
 	p := &process{id: e.ID, status: e.Status, done: make(chan struct{}), shutdown: c.shutdown}
 	close(p.done)
-	for _, at := range []struct {
-		to     **stream
-		suffix string
-	}{{&p.stdout, ".out"}, {&p.stderr, ".err"}} {
-		buffer, err := replay.Open(c.path(filepath.Join(replayDir, e.ID+at.suffix)), c.replaySize)
-		if err != nil {
-			return nil, err
-		}
-		*at.to = endedStream(buffer)
-	}
-	return p, nil
+	p.stdout = endedStream(c.openReplay(c.path(filepath.Join(replayDir, e.ID+".out")), c.replaySize))
+	p.stderr = endedStream(c.openReplay(c.path(filepath.Join(replayDir, e.ID+".err")), c.replaySize))
+	return p
 }
 
 // watch starts the goroutines that see p through to its end; mu is held.
@@ -246,8 +255,9 @@ func (c *container) finish(p *process) {
 			return // init still has the exit code and what is in the pipes
 		}
 	}
-	if err := appendExit(c.path(exitsFile), exit{p.id, p.status}); err != nil {
-		c.log.Error("record-exit", err, lager.Data{"process": p.id})
+	recorded := c.exits.add(exit{p.id, p.status})
+	if recorded != nil {
+		c.log.Error("record-exit", recorded, lager.Data{"process": p.id})
 	}
 	c.mu.Lock()
 	c.ended = append(c.ended, p.id)
@@ -260,7 +270,13 @@ func (c *container) finish(p *process) {
 		case <-s.eof:
 		case <-c.shutdown:
 			return
+		case <-c.closing:
+			return
 		}
+	}
+	if recorded != nil {
+		p.kept.CloseFiles() // init keeps the exit code for the next server
+		return
 	}
 	c.forget(p.kept)
 }
@@ -303,10 +319,16 @@ func (p *process) dropReplay() {
 	}
 }
 
-// close lets go of everything and waits for the goroutines. The container
-// goes on unless it has been killed; shutdown must be closed or init be dead.
+// closeGrace is how long clients have to take the last words of processes
+// that were killed.
+const closeGrace = time.Second
+
+// close lets go of everything and waits for the goroutines, but not for
+// clients that take nothing. The container goes on unless it has been killed;
+// shutdown must be closed or init be dead.
 func (c *container) close() {
 	c.mu.Lock()
+	c.closed = true
 	conn := c.conn
 	processes := make([]*process, 0, len(c.processes))
 	for _, p := range c.processes {
@@ -316,20 +338,25 @@ func (c *container) close() {
 	if conn != nil {
 		_ = conn.Close() // closed already if init has ended
 	}
-	select {
-	case <-c.shutdown:
-		for _, p := range processes {
-			if p.kept != nil {
-				p.kept.CloseFiles()
-			}
+	grace := time.NewTimer(closeGrace)
+	defer grace.Stop()
+	for _, p := range processes {
+		select {
+		case <-p.done:
+			continue
+		case <-c.shutdown:
+		case <-grace.C:
 		}
-	default:
+		break
+	}
+	c.once.Do(func() { close(c.closing) })
+	for _, p := range processes {
+		if p.kept != nil {
+			p.kept.CloseFiles() // whoever else holds the pipes: we do not read on
+		}
 	}
 	c.work.Wait()
 	for _, p := range processes {
-		if p.kept != nil {
-			p.kept.CloseFiles()
-		}
 		for _, s := range p.streams() {
 			s.mu.Lock()
 			_ = s.replay.Close() // the file stays

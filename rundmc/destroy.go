@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,13 +87,13 @@ func killAll(paths cgroups.Paths) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("still there %s after SIGKILL: %s", destroyTimeout, describe(pids))
 		}
-		signalEach(paths, pids, unix.SIGKILL, time.Until(deadline))
+		signalEach(paths, pids, pids, unix.SIGKILL, time.Until(deadline))
 	}
 }
 
-// signalEach signals pids, as far as they are members of the cgroup, and
-// waits until all of those have ended.
-func signalEach(paths cgroups.Paths, pids []int, sig unix.Signal, timeout time.Duration) (left int) {
+// signalEach signals those of pids that are told, and waits until all of pids
+// have ended; both as far as they are members of the cgroup.
+func signalEach(paths cgroups.Paths, pids, told []int, sig unix.Signal, timeout time.Duration) (left int) {
 	var held []*os.File
 	for _, pid := range pids {
 		fd, err := unix.PidfdOpen(pid, 0)
@@ -105,7 +106,7 @@ func signalEach(paths cgroups.Paths, pids []int, sig unix.Signal, timeout time.D
 		if !paths.Holds(pid) {
 			continue
 		}
-		if signalPidfd(f, sig) == nil {
+		if !slices.Contains(told, pid) || signalPidfd(f, sig) == nil {
 			held = append(held, f)
 		}
 	}
@@ -170,19 +171,26 @@ func (c *container) stop(kill bool) error {
 
 var errSurvivors = errors.New("processes survive")
 
-// sweep signals every process but init, those that are born meanwhile too,
-// until none is left or the time is over.
+// sweep signals every process but init once, those that are born meanwhile
+// too, until none is left or the time is over. A second SIGTERM would tell
+// many a program to drop what it is doing.
 func (c *container) sweep(paths cgroups.Paths, init int, sig unix.Signal, timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)
+	known := map[int]bool{}
 	for {
 		pids, err := paths.Processes()
 		if err != nil {
 			return err
 		}
-		var others []int
+		var others, fresh []int
 		for _, pid := range pids {
-			if pid != init {
-				others = append(others, pid)
+			if pid == init {
+				continue
+			}
+			others = append(others, pid)
+			if !known[pid] {
+				fresh = append(fresh, pid)
+				known[pid] = true
 			}
 		}
 		left := time.Until(deadline)
@@ -193,6 +201,6 @@ func (c *container) sweep(paths cgroups.Paths, init int, sig unix.Signal, timeou
 			return fmt.Errorf("stop container %s: %w %v and %s: %s", c.handle, errSurvivors, sig, timeout, describe(others))
 		}
 		// In slices: the next round reaches those born after this one's list.
-		signalEach(paths, others, sig, min(left, time.Second))
+		signalEach(paths, others, fresh, sig, min(left, time.Second))
 	}
 }

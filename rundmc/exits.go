@@ -1,12 +1,13 @@
 package rundmc
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
 
 	"github.com/verger-garden/verger/internal/atomicfile"
 )
@@ -21,44 +22,81 @@ type exit struct {
 	Status int    `json:"status"`
 }
 
+// An exitLog is the record of one container's ended processes, a file.
+type exitLog struct {
+	path string
+
+	mu    sync.Mutex
+	lines int
+}
+
+// load reads the record. One that does not parse is set aside, with an error
+// that names it.
+func (l *exitLog) load() ([]exit, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	exits, err := loadExits(l.path)
+	if err != nil {
+		aside := l.path + ".unreadable"
+		if moved := os.Rename(l.path, aside); moved != nil {
+			return nil, errors.Join(err, moved)
+		}
+		return nil, fmt.Errorf("%w: kept as %s", err, aside)
+	}
+	l.lines = len(exits)
+	return exits, nil
+}
+
+// add records e before it returns, and shortens the record now and then.
+func (l *exitLog) add(e exit) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := appendExit(l.path, e); err != nil {
+		return err
+	}
+	l.lines++
+	if l.lines >= 2*maxExits {
+		if kept, err := loadExits(l.path); err == nil { // else the next add tries again
+			l.lines = len(kept)
+		}
+	}
+	return nil
+}
+
 // loadExits reads the record at path and shortens it to maxExits. The last
 // line may be torn by a kill during its write; such a line was never
 // acknowledged and is dropped.
 func loadExits(path string) ([]exit, error) {
-	f, err := os.Open(path)
+	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	var exits []exit
-	s := bufio.NewScanner(f)
-	var torn error
-	for s.Scan() {
-		if torn != nil {
-			return nil, fmt.Errorf("parse %s: %w", path, torn)
+	whole := true
+	for line := range bytes.Lines(raw) {
+		if !whole {
+			return nil, fmt.Errorf("parse %s: a line that is no exit", path)
 		}
 		var e exit
-		if err := json.Unmarshal(s.Bytes(), &e); err != nil || e.ID == "" {
-			torn = errors.Join(err, errors.New("a line that is no exit"))
+		if err := json.Unmarshal(line, &e); err != nil || e.ID == "" {
+			whole = false
 			continue
 		}
 		exits = append(exits, e)
-	}
-	if err := s.Err(); err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
+		whole = bytes.HasSuffix(line, []byte("\n"))
 	}
 	over := max(0, len(exits)-maxExits)
-	if torn == nil && over == 0 {
+	if whole && over == 0 {
 		return exits, nil
 	}
 	exits = exits[over:]
 	return exits, writeExits(path, exits)
 }
 
-// appendExit adds one line in one write.
+// appendExit adds one line in one write, or nothing.
 func appendExit(path string, e exit) error {
 	line, err := json.Marshal(e)
 	if err != nil {
@@ -68,7 +106,14 @@ func appendExit(path string, e exit) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(append(line, '\n'))
+	info, err := f.Stat()
+	if err == nil {
+		_, err = f.Write(append(line, '\n'))
+		if err != nil {
+			// Without space a part may be there: nothing must follow it.
+			err = errors.Join(err, f.Truncate(info.Size()))
+		}
+	}
 	return errors.Join(err, f.Close())
 }
 

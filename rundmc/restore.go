@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"sync"
 
-	"code.cloudfoundry.org/lager/v3"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/verger-garden/verger/internal/atomicfile"
@@ -92,20 +91,15 @@ func (c *container) load() error {
 		return err
 	}
 	c.bundle = slim(full)
-	exits, err := loadExits(c.path(exitsFile))
-	if err != nil {
-		return err
+	exits, err := c.exits.load()
+	if err != nil { // no reason to give up what runs
+		c.log.Error("exits-set-aside", err)
 	}
 	for _, e := range exits {
-		p, err := c.endedProcess(e)
-		if err != nil {
-			c.log.Error("load-replay", err, lager.Data{"process": e.ID})
-			continue
-		}
 		if c.processes[e.ID] == nil {
 			c.ended = append(c.ended, e.ID)
 		}
-		c.processes[e.ID] = p
+		c.processes[e.ID] = c.endedProcess(e)
 	}
 	return nil
 }

@@ -135,15 +135,14 @@ func (c *container) run(s garden.ProcessSpec, pio garden.ProcessIO) (*process, e
 	if err != nil {
 		return nil, c.explain(err, s, start)
 	}
-	p, err := c.newProcess(kept, func(path string, size int) (*replay.Buffer, error) { return replay.New(path, size), nil })
-	if err != nil {
-		_ = kept.Signal(unix.SIGKILL) // nobody will know of it
-		kept.CloseFiles()
-		return nil, err
-	}
+	p := c.newProcess(kept, replay.New)
 	p.attach(pio) // before the first read: it misses nothing
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed { // meanwhile: the next server finds the process
+		kept.CloseFiles()
+		return nil, errShutdown
+	}
 	c.processes[p.id] = p
 	c.watch(p)
 	return p, nil

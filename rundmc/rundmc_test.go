@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -157,6 +158,31 @@ func (b *buffer) String() string {
 	return b.out.String()
 }
 
+// A stuckWriter is a client that stays and takes nothing.
+type stuckWriter chan struct{}
+
+func (s stuckWriter) Write([]byte) (int, error) {
+	<-s
+	return 0, errors.New("gone")
+}
+
+// childWith is the child of pid with arg on its command line.
+func childWith(pid int, arg string) int {
+	GinkgoHelper()
+	var found int
+	Eventually(func() int {
+		raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid)) // none: tried again
+		for child := range strings.FieldsSeq(string(raw)) {
+			line, _ := os.ReadFile("/proc/" + child + "/cmdline") // ended meanwhile
+			if strings.Contains(string(line), "\x00"+arg+"\x00") {
+				found, _ = strconv.Atoi(child) // the kernel's own
+			}
+		}
+		return found
+	}).ShouldNot(BeZero())
+	return found
+}
+
 type result struct {
 	code        int
 	out, errout string
@@ -184,6 +210,7 @@ func behaves(runtime string, privileged bool) {
 		c        *rundmc.Containerizer
 		log      = lager.NewLogger("test")
 		stubborn garden.Process
+		said     buffer
 		stopped  = make(chan time.Duration, 1)
 	)
 
@@ -193,11 +220,10 @@ func behaves(runtime string, privileged bool) {
 		create(c, w, "box", privileged)
 		// Stopping it takes a while: the other specs run meanwhile.
 		create(c, w, "stubborn", privileged)
-		var out buffer
 		var err error
-		stubborn, err = c.Run(log, "stubborn", sh(`trap '' TERM; echo ready; while :; do sleep 0.05; done`), garden.ProcessIO{Stdout: &out})
+		stubborn, err = c.Run(log, "stubborn", sh(`trap 'echo term' TERM; echo ready; while :; do sleep 0.05; done`), garden.ProcessIO{Stdout: &said})
 		Expect(err).NotTo(HaveOccurred())
-		Eventually(out.String).Should(Equal("ready\n"))
+		Eventually(said.String).Should(Equal("ready\n"))
 		go func() {
 			defer GinkgoRecover()
 			at := time.Now()
@@ -405,11 +431,12 @@ func behaves(runtime string, privileged bool) {
 
 	Describe("a container", func() { livesAndDies(&apart, privileged) })
 
-	It("kills after ten seconds what ignores SIGTERM", func() {
+	It("tells a process once to end, and kills it after ten seconds", func() {
 		var took time.Duration
 		Eventually(stopped, "15s").Should(Receive(&took))
 		Expect(took).To(BeNumerically("~", 10*time.Second, time.Second))
 		Expect(stubborn.Wait()).To(Equal(137))
+		Expect(said.String()).To(Equal("ready\nterm\n"))
 	})
 }
 
@@ -473,7 +500,67 @@ func livesAndDies(in **world, privileged bool) {
 		Expect(run(c, "box", sh("echo back")).out).To(Equal("back\n"))
 	})
 
+	It("destroys though a client takes nothing, and though others hold the pipes", func() {
+		stuck := make(stuckWriter)
+		DeferCleanup(func() { close(stuck) })
+		p, err := c.Run(log, "box", sh("echo one; exec sleep 100"), garden.ProcessIO{Stdout: stuck})
+		Expect(err).NotTo(HaveOccurred())
+		var out buffer
+		q, err := c.Run(log, "box", sh("echo up; exec sleep 101"), garden.ProcessIO{Stdout: &out})
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(out.String).Should(Equal("up\n"))
+		info, err := c.Info(log, "box")
+		Expect(err).NotTo(HaveOccurred())
+		// As a process of another container would, to which it was passed.
+		held, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/1", childWith(info.Pid, "101")), os.O_WRONLY, 0)
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(func() { _ = held.Close() })
+
+		destroyed := make(chan error, 1)
+		go func() { destroyed <- c.Destroy(log, "box") }()
+		Eventually(destroyed, "5s").Should(Receive(BeNil()))
+		Expect(p.Wait()).To(Equal(137))
+		Expect(q.Wait()).To(Equal(137))
+	})
+
 	Describe("a restart", func() {
+		It("does not wait for a client that takes nothing", func() {
+			stuck := make(stuckWriter)
+			DeferCleanup(func() { close(stuck) })
+			_, err := c.Run(log, "box", garden.ProcessSpec{ID: "p", Path: "/bin/sh", Args: []string{"-c", "echo one; read x; echo two"}}, garden.ProcessIO{Stdout: stuck})
+			Expect(err).NotTo(HaveOccurred())
+			done := make(chan error, 1)
+			go func() { done <- c.Shutdown() }()
+			Eventually(done, "5s").Should(Receive(BeNil()))
+			c = w.server()
+			var out buffer
+			p, err := c.Attach(log, "box", "p", garden.ProcessIO{Stdin: strings.NewReader("\n"), Stdout: &out})
+			Expect(err).NotTo(HaveOccurred())
+			Expect(p.Wait()).To(Equal(0))
+			Expect(out.String()).To(HaveSuffix("two\n"))
+		})
+
+		It("takes up what runs though its lesser records cannot be read, and says so", func() {
+			_, err := c.Run(log, "box", garden.ProcessSpec{ID: "cat", Path: "cat"}, garden.ProcessIO{})
+			Expect(err).NotTo(HaveOccurred())
+			Expect(c.Shutdown()).To(Succeed())
+			box := filepath.Join(w.config.Depot, "box")
+			Expect(os.WriteFile(filepath.Join(box, "exits"), []byte("{\n{}\n"), 0o600)).To(Succeed())
+			Expect(os.WriteFile(filepath.Join(box, "replay", "cat.out"), []byte("bad"), 0o600)).To(Succeed())
+			c = w.server()
+			Expect(w.log.Errors).To(ContainElements(
+				MatchError(ContainSubstring("box/exits.unreadable")), MatchError(ContainSubstring("replay/cat.out"))))
+			info, err := c.Info(log, "box")
+			Expect(err).NotTo(HaveOccurred())
+			Expect(info.Stopped).To(BeFalse())
+			Expect(filepath.Join(box, "exits.unreadable")).To(BeARegularFile())
+			var out buffer
+			p, err := c.Attach(log, "box", "cat", garden.ProcessIO{Stdin: strings.NewReader("hello"), Stdout: &out})
+			Expect(err).NotTo(HaveOccurred())
+			Expect(p.Wait()).To(Equal(0))
+			Expect(out.String()).To(Equal("hello"))
+		})
+
 		It("finds containers, processes, output and exit codes again", func() {
 			var out buffer
 			_, err := c.Run(log, "box", garden.ProcessSpec{ID: "cat", Path: "cat"}, garden.ProcessIO{Stdout: &out})
