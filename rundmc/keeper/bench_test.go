@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/verger-garden/verger/internal/testhost"
@@ -23,6 +24,7 @@ func BenchmarkRun(b *testing.B) {
 	}
 	init := exec.Command(bin)
 	init.ExtraFiles = []*os.File{socket}
+	init.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
 	if err := init.Start(); err != nil {
 		b.Fatal(err)
 	}

@@ -167,9 +167,14 @@ func (c *Conn) send(r *request, fds []int) error {
 	}
 }
 
+// maxKept is how many processes init may say that it keeps: each costs the
+// server four descriptors.
+const maxKept = 16384
+
 // read dispatches what init says until the connection ends.
 func (c *Conn) read() {
 	defer close(c.done)
+	greeted := false
 	buf, oob := make([]byte, 512), make([]byte, unix.CmsgSpace(4*maxFDs))
 	remaining := -1 // PROCESS messages still to come; -1 before WELCOME
 	for {
@@ -188,20 +193,27 @@ func (c *Conn) read() {
 		if err == nil {
 			r, err = parseReply(buf[:n])
 		}
+		if err == nil {
+			switch {
+			case r.kind == msgWelcome && greeted:
+				err = errors.New("init greets a second time")
+			case r.kind == msgWelcome && r.state != version:
+				err = fmt.Errorf("init speaks version %d, not %d", r.state, version)
+			case r.kind == msgWelcome && r.status > maxKept:
+				err = fmt.Errorf("init says that it keeps %d processes: at most %d", r.status, maxKept)
+			case r.kind == msgProcess && remaining <= 0:
+				err = errors.New("init tells of a process that it did not announce")
+			}
+		}
 		if err != nil {
 			closeAll(fds)
-			_ = c.sock.Close() // ended already, or by us
+			_ = c.sock.Close() // ended already, or by us, or we cannot talk to it
 			c.lose(err)
 			return
 		}
 		switch r.kind {
 		case msgWelcome:
-			if r.state != version {
-				closeAll(fds)
-				_ = c.sock.Close() // we cannot talk to it
-				c.lose(fmt.Errorf("init speaks version %d, not %d", r.state, version))
-				return
-			}
+			greeted = true
 			remaining = int(r.status)
 		case msgProcess:
 			c.adopt(r, fds)
@@ -292,9 +304,8 @@ func checkFDs(fds []int, pidfd, tty bool, streams int) error {
 	}
 	for i, fd := range fds {
 		if pidfd && i == 0 {
-			name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
-			if err != nil || !strings.HasPrefix(name, "anon_inode:[pidfd]") && !strings.HasPrefix(name, "pidfd:") {
-				return fmt.Errorf("init sent %q instead of a pidfd", name)
+			if err := checkPidfd(fd); err != nil {
+				return err
 			}
 			continue
 		}
@@ -307,6 +318,31 @@ func checkFDs(fds []int, pidfd, tty bool, streams int) error {
 		if tty && !ptmx || !tty && kind != unix.S_IFIFO {
 			return fmt.Errorf("init sent a descriptor of mode %o", st.Mode)
 		}
+	}
+	return nil
+}
+
+// checkPidfd returns an error unless fd is the pidfd of a process in a pid
+// namespace below the server's. Init can come by others, the server's own
+// among them, and would have it signalled or limited in a process's place.
+func checkPidfd(fd int) error {
+	info, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(fd))
+	if err != nil {
+		return fmt.Errorf("check descriptor: %w", err)
+	}
+	var isPidfd bool
+	for line := range strings.Lines(string(info)) {
+		key, pids, _ := strings.Cut(line, ":")
+		fields := strings.Fields(pids)
+		switch {
+		case key == "Pid":
+			isPidfd = true
+		case key == "NSpid" && len(fields) == 1 && fields[0] != "-1" && fields[0] != "0": // -1: ended; 0: not visible here
+			return fmt.Errorf("init sent the pidfd of process %s outside the container", fields[0])
+		}
+	}
+	if !isPidfd {
+		return errors.New("init sent another descriptor instead of a pidfd")
 	}
 	return nil
 }
