@@ -28,13 +28,26 @@ func (o clientOptions) connect() connection.Connection {
 	return connection.NewWithDialerAndLogger(o.dial, silent)
 }
 
+// startPatience is how long a server that was started just before may take to
+// open its socket.
+const startPatience = time.Second
+
 // dial ignores the name the client asks for: there is one server.
 func (o clientOptions) dial(string, string) (net.Conn, error) {
-	network := "tcp"
-	if strings.Contains(o.Socket, "/") || !strings.Contains(o.Socket, ":") {
-		network = "unix"
+	if !strings.Contains(o.Socket, "/") && strings.Contains(o.Socket, ":") {
+		return net.DialTimeout("tcp", o.Socket, 5*time.Second)
 	}
-	return net.DialTimeout(network, o.Socket, 5*time.Second)
+	for deadline := time.Now().Add(startPatience); ; time.Sleep(10 * time.Millisecond) {
+		conn, err := net.Dial("unix", o.Socket)
+		if err == nil || !absent(err) || time.Now().After(deadline) {
+			return conn, err
+		}
+	}
+}
+
+// absent tells that nobody serves the socket.
+func absent(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
 }
 
 // silent is a logger without a sink: what goes wrong comes back as an error.
@@ -87,7 +100,7 @@ func (o clientOptions) explain(err error) error {
 		return fmt.Errorf("there is already a container %q: choose another --handle, or remove it with \"gdn rm %[1]s\"", taken[1])
 	}
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+	case absent(err):
 		return fmt.Errorf("no server at %s: start one with \"gdn server\" or name it with --socket", o.Socket)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("no access to %s: be root or in the socket's group", o.Socket)

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"code.cloudfoundry.org/garden"
@@ -49,6 +51,27 @@ var _ = Describe("what people are told", func() {
 			`the server went away, process p of container web did not: follow it again with "gdn attach web p"`),
 		Entry("container destroyed", errors.New("connection: process error: container destroyed"), "container destroyed"),
 	)
+
+	It("waits for a server that was started just before, and not for ever", func() {
+		o := clientOptions{Socket: filepath.Join(GinkgoT().TempDir(), "late.sock")}
+		dialled := make(chan error)
+		dial := func() {
+			conn, err := o.dial("", "")
+			if err == nil {
+				_ = conn.Close() // it was only a question
+			}
+			dialled <- err
+		}
+		go dial()
+		Consistently(dialled, "50ms").ShouldNot(Receive())
+		listener, err := net.Listen("unix", o.Socket)
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(dialled).Should(Receive(BeNil()))
+
+		Expect(listener.Close()).To(Succeed())
+		go dial()
+		Eventually(dialled, "10s").Should(Receive(MatchError(fs.ErrNotExist)))
+	})
 
 	It("has no line break in it", func() {
 		Expect(oneLine(errors.Join(errors.New("one\n"), errors.New(" two"), io.EOF))).To(Equal("one; two; EOF"))
