@@ -263,6 +263,7 @@ func (c *container) finish(p *process) {
 	c.ended = append(c.ended, p.id)
 	c.trim()
 	c.mu.Unlock()
+	c.log.Info("process-ended", lager.Data{"process": p.id, "status": p.status})
 	close(p.done)
 
 	for _, s := range p.streams() {

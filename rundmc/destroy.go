@@ -146,7 +146,12 @@ func (c *Containerizer) Stop(log lager.Logger, h string, kill bool) error {
 	if err != nil {
 		return err
 	}
-	return found.stop(kill)
+	at := time.Now()
+	if err := found.stop(kill); err != nil {
+		return err
+	}
+	log.Info("stopped", lager.Data{"kill": kill, "took": time.Since(at).String()})
+	return nil
 }
 
 func (c *container) stop(kill bool) error {

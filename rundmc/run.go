@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"time"
 
 	"code.cloudfoundry.org/garden"
 	"code.cloudfoundry.org/lager/v3"
@@ -43,10 +44,14 @@ func (c *Containerizer) Run(log lager.Logger, h string, s garden.ProcessSpec, pi
 		return nil, err
 	}
 	defer found.release(s.ID)
+	at := time.Now()
 	p, err := found.run(s, pio)
+	outcome := lager.Data{"process": s.ID, "took": time.Since(at).String()}
 	if err != nil {
+		log.Error("run-failed", err, outcome)
 		return nil, err
 	}
+	log.Info("started", outcome)
 	return c.attachment(found, p), nil
 }
 
@@ -78,6 +83,7 @@ func (c *Containerizer) Attach(log lager.Logger, h, id string, pio garden.Proces
 		return nil, garden.ProcessNotFoundError{ProcessID: id}
 	}
 	p.attach(pio)
+	log.Info("attached", lager.Data{"process": id})
 	return c.attachment(found, p), nil
 }
 

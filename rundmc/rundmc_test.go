@@ -17,6 +17,7 @@ import (
 	"code.cloudfoundry.org/lager/v3/lagertest"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"github.com/onsi/gomega/gbytes"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -427,6 +428,22 @@ func behaves(runtime string, privileged bool) {
 		Expect(m.Memory.TotalUsageTowardLimit).To(BeNumerically(">", 0))
 		Eventually(func() uint64 { m, _ = c.Metrics(log, "box"); return m.Pid.Current }).Should(BeEquivalentTo(1))
 		Expect(m.Age).To(BeNumerically(">", 0))
+	})
+
+	It("logs a line per outcome, and nobody's secrets", func() {
+		logged := lagertest.NewTestLogger("caller")
+		p, err := c.Run(logged, "box", garden.ProcessSpec{ID: "logged", Path: "sh", Args: []string{"-c", "exit 3 # hush-arg"}, Env: []string{"PASSWORD=hush-env"}}, garden.ProcessIO{})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(p.Wait()).To(Equal(3))
+		_, err = c.Attach(logged, "box", "logged", garden.ProcessIO{})
+		Expect(err).NotTo(HaveOccurred())
+		_, err = c.Run(logged, "box", garden.ProcessSpec{ID: "missing", Path: "nosuch", Args: []string{"hush-arg"}, Env: []string{"PASSWORD=hush-env"}}, garden.ProcessIO{})
+		Expect(err).To(HaveOccurred())
+		Expect(logged.LogMessages()).To(Equal([]string{"caller.started", "caller.attached", "caller.run-failed"}))
+		Expect(w.log.Buffer()).To(gbytes.Say(`process-ended.*"process":"logged"`))
+		for _, l := range []*lagertest.TestLogger{logged, w.log} {
+			Expect(string(l.Buffer().Contents())).NotTo(ContainSubstring("hush"))
+		}
 	})
 
 	Describe("a container", func() { livesAndDies(&apart, privileged) })
