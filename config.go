@@ -1,6 +1,7 @@
 package verger
 
 import (
+	"hash/fnv"
 	"net/netip"
 	"path/filepath"
 
@@ -82,7 +83,8 @@ type Config struct {
 	ReplayBuffer int
 
 	// NetworkPool is where containers get their addresses from, four each.
-	// Zero: DefaultNetworkPool.
+	// Zero: DefaultNetworkPool, or, for a server with a tag, another /22 of
+	// 10.254.0.0/16 that follows from the tag.
 	NetworkPool netip.Prefix
 
 	// AllowHostAccess: containers may connect to this host.
@@ -124,10 +126,22 @@ func (c Config) withDefaults() Config {
 		c.PropertiesPath = filepath.Join(c.StateDir, "properties")
 	}
 	if !c.NetworkPool.IsValid() {
-		c.NetworkPool = DefaultNetworkPool
+		c.NetworkPool = defaultPool(c.Tag)
 	}
 	if c.Log == nil {
 		c.Log = lager.NewLogger("verger") // without a sink
 	}
 	return c
+}
+
+// defaultPool keeps servers with different tags on one host apart, as far as
+// 63 pools go; a pool that is in use already is refused at Start.
+func defaultPool(tag string) netip.Prefix {
+	if tag == "" {
+		return DefaultNetworkPool
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(tag)) // never fails
+	third := byte(4 * (1 + h.Sum32()%63))
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 254, third, 0}), 22)
 }

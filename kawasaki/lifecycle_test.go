@@ -468,6 +468,24 @@ var _ = Describe("a networker", func() {
 			Expect(h.PrepareNetwork(log, garden.ContainerSpec{Handle: "three"})).To(MatchError(subnets.ErrExhausted))
 		})
 
+		It("is refused if the host routes a part of it to somebody else", func() {
+			h := newHouse(small)
+			s := h.connect("one")
+			Expect(h.Stop()).To(Succeed())
+			bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "somebodys0"}}
+			Expect(netlink.LinkAdd(bridge)).To(Succeed())
+			DeferCleanup(netlink.LinkDel, bridge)
+			Expect(netlink.LinkSetUp(bridge)).To(Succeed())
+			Expect(netlink.AddrAdd(bridge, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 254, 0, 5), Mask: net.CIDRMask(30, 32)}})).To(Succeed())
+			second, err := kawasaki.New(h.config)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(second.Start()).To(MatchError("network pool 10.254.0.0/29 overlaps the route to 10.254.0.4/30 by somebodys0: choose another with --network-pool"))
+			Expect(second.Stop()).To(Succeed())
+			h.config.Pool = netip.MustParsePrefix("10.253.0.0/29")
+			h.again() // its own container's route is no obstacle
+			Expect(ping(s.address())).To(Succeed())
+		})
+
 		It("may be another one after a restart", func() {
 			h := newHouse(small)
 			s := h.connect("one")

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 
 	"code.cloudfoundry.org/lager/v3"
+	"github.com/vishvananda/netlink"
 
 	"github.com/verger-garden/verger/internal/handle"
 	"github.com/verger-garden/verger/kawasaki/firewall"
@@ -25,6 +27,9 @@ func (n *Networker) Start() error {
 	}
 	// Readable, as the runtime reaches the DNS files as a container's root.
 	if err := os.MkdirAll(n.config.Dir, 0o755); err != nil {
+		return err
+	}
+	if err := n.checkPool(); err != nil {
 		return err
 	}
 	leases, err := n.load()
@@ -54,6 +59,34 @@ func (n *Networker) Start() error {
 	n.worker.running.Go(n.takeBack)
 	if len(n.resting) > 0 {
 		n.worker.wake()
+	}
+	return nil
+}
+
+// checkPool refuses a pool of which the host already routes a part to
+// somewhere else: another server's containers, or the site's network.
+func (n *Networker) checkPool() error {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst == nil {
+			continue
+		}
+		address, _ := netip.AddrFromSlice(r.Dst.IP)
+		bits, _ := r.Dst.Mask.Size()
+		// A wider route leads here too, and gives way to ours.
+		if bits < n.config.Pool.Bits() || !n.config.Pool.Contains(address.Unmap()) {
+			continue
+		}
+		name := fmt.Sprintf("link %d", r.LinkIndex)
+		if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+			name = link.Attrs().Name
+		}
+		if !n.names.Owns(name) {
+			return fmt.Errorf("network pool %s overlaps the route to %s by %s: choose another with --network-pool", n.config.Pool, r.Dst, name)
+		}
 	}
 	return nil
 }

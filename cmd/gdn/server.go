@@ -64,7 +64,7 @@ type serverCommand struct {
 	} `group:"Programs"`
 
 	Network struct {
-		Pool                  prefix    `long:"network-pool" default:"10.254.0.0/22" value-name:"CIDR" description:"Addresses for containers; each takes four"`
+		Pool                  prefix    `long:"network-pool" value-name:"CIDR" description:"Addresses for containers; each takes four (default: 10.254.0.0/22, or with a tag another /22 of 10.254.0.0/16)"`
 		AllowHostAccess       bool      `long:"allow-host-access" description:"Let containers connect to this host"`
 		DenyNetworks          []prefix  `long:"deny-network" value-name:"CIDR" description:"Keep containers from this network. Can be given again"`
 		DNSServers            []address `long:"dns-server" value-name:"IP" description:"Name server for containers, instead of the host's. Can be given again"`
