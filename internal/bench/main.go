@@ -100,6 +100,9 @@ func measureRuntime(name, path string) (misses int, err error) {
 	t.compare(name, "8 at once", ours, bare)
 	t.print(name)
 
+	if err := s.floor(*sequential, &t); err != nil {
+		return 0, err
+	}
 	if err := s.memory(20, &t); err != nil {
 		return 0, err
 	}

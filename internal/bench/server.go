@@ -112,6 +112,28 @@ func (s *server) cycle(pause time.Duration) (steps, error) {
 	return t, nil
 }
 
+// floor measures what no run through this API can go below on this machine:
+// a run is three requests, each on a connection of its own, and one process.
+func (s *server) floor(n int, t *table) error {
+	var ping, process []time.Duration
+	for range n {
+		at := time.Now()
+		if err := s.client.Ping(); err != nil {
+			return err
+		}
+		ping = append(ping, time.Since(at))
+		at = time.Now()
+		if err := exec.Command("/bin/busybox", "true").Run(); err != nil {
+			return err
+		}
+		process = append(process, time.Since(at))
+	}
+	p, e := percentile(ping, 50), percentile(process, 50)
+	t.figure("floor of a run here: 3 x ping + busybox true on the host",
+		fmt.Sprintf("3 x %.1f + %.1f = %.1f ms", p, e, 3*p+e), "", true)
+	return nil
+}
+
 // sleepers makes n containers with one sleeping process each.
 func (s *server) sleepers(n int) (destroy func() error, err error) {
 	var handles []string
