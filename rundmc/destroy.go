@@ -20,6 +20,10 @@ import (
 // kernel can be that slow: a process in uninterruptible sleep.
 const destroyTimeout = 10 * time.Second
 
+// frozenAfter is how long killed processes have before they are taken for
+// frozen: cgroup v1 kills nobody in its freezer.
+const frozenAfter = time.Second
+
 // Destroy kills the container and removes what the runtime holds of it and
 // its cgroups. It works from the handle alone, takes missing things as done
 // and may be called again after an error. The bundle stays for RemoveBundle.
@@ -65,10 +69,18 @@ func (c *container) destroy(of *Containerizer) error {
 
 // killInit ends init, and with it all of its pid namespace.
 func (c *container) killInit() error {
+	c.mu.Lock()
+	paths := c.record.Cgroups
+	c.mu.Unlock()
 	c.inUse.RLock()
 	defer c.inUse.RUnlock()
 	if err := signalPidfd(c.pidfd, unix.SIGKILL); err != nil {
 		return fmt.Errorf("kill init: %w", err)
+	}
+	if !waitPidfd(c.pidfd, frozenAfter) {
+		if err := paths.Thaw(); err != nil {
+			return fmt.Errorf("thaw container %s: %w", c.handle, err)
+		}
 	}
 	if !waitPidfd(c.pidfd, destroyTimeout) {
 		return fmt.Errorf("container %s still has a process %s after SIGKILL: it hangs in the kernel; the next destroy tries again", c.handle, destroyTimeout)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/verger-garden/verger/internal/atomicfile"
@@ -61,6 +62,19 @@ func (l *exitLog) add(e exit) error {
 		}
 	}
 	return nil
+}
+
+// remove takes the process id out of the record, so that no restart finds it.
+func (l *exitLog) remove(id string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	exits, err := loadExits(l.path)
+	if err != nil {
+		return err
+	}
+	exits = slices.DeleteFunc(exits, func(e exit) bool { return e.ID == id })
+	l.lines = len(exits)
+	return writeExits(l.path, exits)
 }
 
 // loadExits reads the record at path and shortens it to maxExits. The last

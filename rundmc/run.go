@@ -61,8 +61,12 @@ func (c *Containerizer) attachment(of *container, p *process) attachment {
 		a.onWait = func() {
 			of.mu.Lock()
 			defer of.mu.Unlock()
-			if of.processes[p.id] == p {
-				of.drop(p.id)
+			if of.processes[p.id] != p {
+				return // forgotten already
+			}
+			of.drop(p.id)
+			if err := of.exits.remove(p.id); err != nil {
+				of.log.Error("forget-process", err, lager.Data{"process": p.id})
 			}
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/verger-garden/verger/gardener/spec"
+	"github.com/verger-garden/verger/internal/cgroups"
 	"github.com/verger-garden/verger/internal/testhost"
 	"github.com/verger-garden/verger/rundmc"
 	"github.com/verger-garden/verger/rundmc/bundle"
@@ -515,6 +516,30 @@ func livesAndDies(in **world, privileged bool) {
 		Expect(err).To(Equal(garden.ContainerNotFoundError{Handle: "box"}))
 		create(c, w, "box", privileged)
 		Expect(run(c, "box", sh("echo back")).out).To(Equal("back\n"))
+	})
+
+	It("destroys what is frozen", func() {
+		p, err := c.Run(log, "box", sh("sleep 100"), garden.ProcessIO{})
+		Expect(err).NotTo(HaveOccurred())
+		frozen := false
+		for file, value := range map[string]string{"freezer" + w.parent + "/box/freezer.state": "FROZEN", w.parent[1:] + "/box/cgroup.freeze": "1"} {
+			frozen = frozen || os.WriteFile(filepath.Join(cgroups.Root, file), []byte(value), 0) == nil
+		}
+		Expect(frozen).To(BeTrue())
+		Expect(c.Destroy(log, "box")).To(Succeed())
+		Expect(p.Wait()).To(Equal(137))
+	})
+
+	It("forgets for good what it is told to forget at Wait", func() {
+		Expect(c.Shutdown()).To(Succeed())
+		w.config.CleanupProcessDirsOnWait = true
+		c = w.server()
+		once := garden.ProcessSpec{ID: "once", Path: "true"}
+		Expect(run(c, "box", once).code).To(BeZero())
+		Expect(run(c, "box", once).code).To(BeZero())
+		Expect(c.Shutdown()).To(Succeed())
+		c = w.server()
+		Expect(run(c, "box", once).code).To(BeZero())
 	})
 
 	It("destroys though a client takes nothing, and though others hold the pipes", func() {

@@ -102,6 +102,7 @@ struct process {
 	int in, out, err;  // our ends; with a TTY only in: the master
 	int progress;      // the child's status socket, -1 once it has executed
 	struct birth *birth; // until then
+	uint32_t generation; // of the connection that asked for it
 	uint8_t tell;      // replies owed to the server, bits of TELL_*
 	uint32_t idlen;
 	char id[];
@@ -114,6 +115,7 @@ static uint32_t process_count;
 static int epfd, conn = -1, sigfd;
 static int greeted; // HELLO has been answered on conn
 static int welcome; // WELCOME is owed
+static uint32_t generation; // of conn, counted
 static struct rlimit nofile;
 static uint64_t bounding, permitted; // init's own sets, which never change
 
@@ -260,11 +262,11 @@ static void disconnect(void) {
 }
 
 static void accept_server(void) {
-	int fd = accept4(LISTENER, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd < 0)
+	disconnect(); // first: the place of its descriptor may be the last one
+	generation++;
+	conn = accept4(LISTENER, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (conn < 0)
 		return;
-	disconnect();
-	conn = fd;
 	watch(conn, EPOLLIN, &conn_owner, EPOLL_CTL_ADD);
 }
 
@@ -581,6 +583,7 @@ static void start(const struct request *q, int *fds, int nfds) {
 
 	close(pair[1]);
 	p->birth = b;
+	p->generation = generation;
 	p->token = q->token;
 	p->pid = pid;
 	p->state = STARTING;
@@ -679,7 +682,7 @@ static void progressed(struct process *p) {
 		return;
 	if (n == sizeof o && o.stage == 0) {
 		p->state = HOLDING;
-		if (conn < 0)
+		if (conn < 0 || p->generation != generation) // nobody to let it go
 			kill(p->pid, SIGKILL);
 		else
 			p->tell |= TELL_HELD;

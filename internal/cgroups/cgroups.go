@@ -165,6 +165,23 @@ func (p Paths) Holds(pid int) bool {
 	return false
 }
 
+// Thaw lets the cgroup's processes go on, if they are frozen.
+func (p Paths) Thaw() error {
+	for _, thaw := range []struct{ controller, file, value string }{
+		{"freezer", "freezer.state", "THAWED"},
+		{"", "cgroup.freeze", "0"},
+	} {
+		at, ok := p[thaw.controller]
+		if !ok || isMount(at) {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(at, thaw.file), []byte(thaw.value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
 // Remove removes the cgroup name (absolute within each hierarchy) and all
 // below it from every hierarchy. Missing is done; one with members is an
 // error, and so is a name that is, or leads out of, a hierarchy's root. Plain folders of that name, which crun leaves with plain files in
