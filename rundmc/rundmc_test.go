@@ -533,6 +533,7 @@ func livesAndDies(in **world, privileged bool) {
 	It("forgets for good what it is told to forget at Wait", func() {
 		Expect(c.Shutdown()).To(Succeed())
 		w.config.CleanupProcessDirsOnWait = true
+		DeferCleanup(func() { w.config.CleanupProcessDirsOnWait = false })
 		c = w.server()
 		once := garden.ProcessSpec{ID: "once", Path: "true"}
 		Expect(run(c, "box", once).code).To(BeZero())

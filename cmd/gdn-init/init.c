@@ -742,8 +742,10 @@ int main(void) {
 
 	// What whoever started the server had ignored or blocked is no matter of
 	// the processes here.
+	// Not by signal(), which leaves out those that libc keeps for itself.
+	static const uint64_t standard[4]; // the kernel's sigaction, SIG_DFL
 	for (int sig = 1; sig < _NSIG; sig++)
-		signal(sig, SIG_DFL); // some cannot be set
+		syscall(SYS_rt_sigaction, sig, standard, NULL, 8UL); // KILL and STOP stay as they are
 	sigset_t mask;
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGCHLD);
