@@ -150,10 +150,11 @@ type Host struct {
 	Cgroups     []string
 	Processes   []string
 	Descriptors []string
+	Devices     []string
 }
 
 // Take photographs this process's mounts, links, iptables rules (both
-// families), children and descriptors, and the cgroups and processes in any
+// families), children and descriptors, whose the null device is, and the cgroups and processes in any
 // top-level cgroup whose name starts with cgroupPrefix.
 func Take(cgroupPrefix string) Host {
 	h := Host{
@@ -161,6 +162,7 @@ func Take(cgroupPrefix string) Host {
 		Links:       links(),
 		Rules:       rules(),
 		Descriptors: descriptors(),
+		Devices:     devices(),
 	}
 	h.Cgroups, h.Processes = cgroups(cgroupPrefix)
 	h.Processes = append(h.Processes, children()...)
@@ -259,6 +261,16 @@ func children() []string {
 	return out
 }
 
+// devices tells owner and mode of the device that programs are given for
+// want of a better: some take it for theirs.
+func devices() []string {
+	var st unix.Stat_t
+	if err := unix.Stat("/dev/null", &st); err != nil {
+		return []string{err.Error()}
+	}
+	return []string{fmt.Sprintf("/dev/null %d:%d %o", st.Uid, st.Gid, st.Mode)}
+}
+
 var unstable = regexp.MustCompile(`\[\d+\]|\d+`)
 
 // descriptors lists what this process holds open, without numbers, and
@@ -296,6 +308,7 @@ func Diff(before, after Host) []string {
 		{"cgroup", before.Cgroups, after.Cgroups},
 		{"process", before.Processes, after.Processes},
 		{"descriptor", before.Descriptors, after.Descriptors},
+		{"device", before.Devices, after.Devices},
 	} {
 		rest := slices.Clone(f.a)
 		for _, thing := range f.b {

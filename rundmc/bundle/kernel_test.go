@@ -150,7 +150,8 @@ var _ = Describe("a bundle on the real kernel", Label("root"), func() {
 			}
 			defer said.Close()
 			cmd := exec.Command(runtime, append([]string{"--root", base + "/state"}, args...)...)
-			cmd.Stderr = said
+			// Never /dev/null: crun gives its stdio to the container's root.
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = said, said, said
 			if err := cmd.Run(); err != nil {
 				words, _ := os.ReadFile(base + "/said") // only to be shown
 				return fmt.Errorf("%w: %s", err, words)
