@@ -63,10 +63,10 @@ func survives(runtime string, sig syscall.Signal) {
 		box, err := g.garden().Create(garden.ContainerSpec{Handle: "chatty"})
 		Expect(err).NotTo(HaveOccurred())
 		first := gbytes.NewBuffer()
-		_, err = box.Run(garden.ProcessSpec{ID: "count", Path: "/bin/sh", Args: []string{"-c", `i=0; while :; do i=$((i+1)); echo $i; usleep 1000; done`}},
+		_, err = box.Run(garden.ProcessSpec{ID: "count", Path: "/bin/sh", Args: []string{"-c", `i=0; while :; do for k in 1 2 3 4 5 6 7 8 9 10; do i=$((i+1)); echo $i; done; usleep 5000; done`}},
 			garden.ProcessIO{Stdout: first})
 		Expect(err).NotTo(HaveOccurred())
-		Eventually(first, 20*time.Second).Should(gbytes.Say("\n300\n"))
+		Eventually(first, 20*time.Second).Should(gbytes.Say("\n1000\n"))
 		again()
 
 		second := &tail{}
